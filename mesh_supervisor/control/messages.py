@@ -1,0 +1,132 @@
+"""What travels over the control socket, as frozen values; JSON on the wire, ``--json`` on the command line.
+
+The shapes are stable and documented in docs/json.md: fields are only added. Times of day are ISO 8601 in UTC,
+durations are seconds, sizes bytes. No import of ours but errors, and nothing heavy: ``ps`` answers in < 150 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """One row of ``ps``. ``state`` is the derived word of design, ``detail`` what stands behind it in parentheses."""
+
+    name: str
+    kind: Literal["agent", "task", "registry"]
+    state: str
+    detail: str
+    pid: int | None
+    port: int | None
+    host: str
+    generation: int
+    uptime: float | None
+    restarts: int
+    cpu: float | None  # percent of one core, since the last look or (first look) since its start
+    memory: int | None  # resident bytes of its whole process tree
+    registered: Literal["yes", "no", "never", "-"]
+    last: str  # what happened last, in a few words
+    failure: str | None
+    rejection: str | None
+    retry_in: float | None
+    interpreter: str | None
+    command: str
+    directory: str
+    watched: bool
+    inputs: int  # how many files are its inputs
+    warnings: tuple[str, ...]
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    name: str
+    file: str
+    state_dir: str
+    pid: int
+    version: str
+    mode: str
+    started_at: str
+    watching: bool
+    registry_url: str
+    registry_up: bool
+    config_error: str | None  # why the mesh.toml on disk is not the one that runs
+    warnings: tuple[str, ...]
+    agents: tuple[AgentView, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Snapshot:
+        """Fields of a newer supervisor are ignored, so that an older command line can still read it."""
+        known = {key: body[key] for key in cls.__dataclass_fields__ if key in body}
+        known["agents"] = tuple(
+            AgentView(
+                **{
+                    **{key: row[key] for key in AgentView.__dataclass_fields__ if key in row},
+                    "warnings": tuple(row.get("warnings", ())),
+                }
+            )
+            for row in body["agents"]
+        )
+        known["warnings"] = tuple(body.get("warnings", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command came to for one agent. ``text`` is for people, one line."""
+
+    agent: str
+    ok: bool
+    text: str
+    generation: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a command. ``ok`` False: exit code ``exit_code`` and ``error`` on stderr."""
+
+    ok: bool
+    outcomes: tuple[Outcome, ...] = ()
+    lines: tuple[
+        str, ...
+    ] = ()  # talk for people, in order (the difference that `apply` made, a chain of `why`)
+    error: str | None = None
+    exit_code: int = 0
+    body: Mapping[str, Any] | None = None  # what `--json` prints, where it is more than outcomes
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Answer:
+        return cls(
+            ok=body["ok"],
+            outcomes=tuple(Outcome(**row) for row in body.get("outcomes", ())),
+            lines=tuple(body.get("lines", ())),
+            error=body.get("error"),
+            exit_code=body.get("exit_code", 0),
+            body=body.get("body"),
+        )
+
+
+VERBS = (
+    "start",
+    "stop",
+    "restart",
+    "reload",
+    "apply",
+    "down",
+    "watch-status",
+    "watch-enable",
+    "watch-disable",
+    "why",
+    "up",
+)
+"""Commands: POST /commands/VERB with a JSON object (``agents``: names or globs, and what the verb takes)."""
