@@ -71,9 +71,7 @@ class PortTaken(MeshError):
     def __init__(self, who: str, port: int, holder: str) -> None:
         self.who, self.port, self.holder = who, port, holder
         key = "registry.port" if who == "registry" else f"agents.{who}.port"
-        super().__init__(
-            f"{who}: port {port} is already in use by {holder}; stop it or change {key} in mesh.toml"
-        )
+        super().__init__(f"{who}: port {port} is already in use by {holder}; stop it or change {key} in mesh.toml")
 
 
 class RegistryError(MeshError):

@@ -94,9 +94,7 @@ class Answer:
 
     ok: bool
     outcomes: tuple[Outcome, ...] = ()
-    lines: tuple[
-        str, ...
-    ] = ()  # talk for people, in order (the difference that `apply` made, a chain of `why`)
+    lines: tuple[str, ...] = ()  # talk for people, in order (the difference that `apply` made, a chain of `why`)
     error: str | None = None
     exit_code: int = 0
     body: Mapping[str, Any] | None = None  # what `--json` prints, where it is more than outcomes
