@@ -1,0 +1,96 @@
+"""Serve one ASGI app on one listening socket, inside an event loop that belongs to somebody else.
+
+The one place that knows uvicorn. Left to itself, uvicorn takes SIGINT and SIGTERM of the whole process, calls
+``sys.exit`` when it cannot start, wakes up ten times a second to look whether it should stop, and closes a kept-alive
+connection after 5 s: exactly when the next heartbeat of an agent that beats every 5 s is on its way. None of that here.
+
+The registry serves TCP with it, the supervisor's control server a Unix socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Generator
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: far from every common heartbeat interval, as nginx has it."""
+
+Admit = Callable[[socket.socket], bool]
+
+
+async def serve(
+    app: ASGIApp, sock: socket.socket, *, stop: asyncio.Event, grace: int = 3, admit: Admit | None = None
+) -> None:
+    """Answer requests on ``sock`` until ``stop`` is set; then accept no more and give open requests ``grace`` seconds.
+
+    ``sock`` is bound by the caller (who can say in his own words that the port is taken); it may already listen. It is
+    closed here in every case, also when this task is cancelled: then open connections are cut. ``admit`` sees every
+    accepted socket (peer credentials) before a byte of it is read; False hangs up. Lifespan events are not sent.
+    """
+    server = _Server(_configuration(app, grace, admit), stop)
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        server.close_listeners()
+        sock.close()
+
+
+def _configuration(app: ASGIApp, grace: int, admit: Admit | None) -> uvicorn.Config:
+    # h11 even where httptools is installed: one parser, one behaviour, and these servers are not busy ones.
+    return uvicorn.Config(
+        app,
+        http=_admitting(admit) if admit else H11Protocol,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=grace,
+    )
+
+
+def _admitting(admit: Admit) -> type[H11Protocol]:
+    """uvicorn's protocol, hanging up on those whom ``admit`` does not want."""
+
+    class Admitting(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if not admit(transport.get_extra_info("socket")):
+                transport.abort()
+
+    return Admitting
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stop: asyncio.Event) -> None:
+        super().__init__(config)
+        self.stop = stop
+        self.servers: list[asyncio.base_events.Server] = []
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are the business of whoever owns the process."""
+        yield
+
+    async def main_loop(self) -> None:
+        """Wait for ``stop`` instead of looking ten times a second; the date header is the only thing lost."""
+        await self.on_tick(0)
+        await self.stop.wait()
+
+    def close_listeners(self) -> None:
+        """What ``shutdown`` did not get to do because the task was cancelled; harmless after it."""
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
