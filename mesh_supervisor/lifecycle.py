@@ -81,10 +81,7 @@ class Exit:
         return self.code == 0
 
     def __str__(self) -> str:
-        if self.signal is not None:
-            how = f"killed by {signal_name(self.signal)}"
-        else:
-            how = f"exit {self.code}"
+        how = f"exit {self.code}" if self.signal is None else f"killed by {signal_name(self.signal)}"
         return f"{how}: {self.last_words}" if self.last_words else how
 
 
@@ -362,7 +359,7 @@ Step = tuple[Agent, Sequence[Effect]]
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
 
-def advance(agent: Agent, event: Event, now: float, policy: Policy) -> Step:  # noqa: C901 - one line per event
+def advance(agent: Agent, event: Event, now: float, policy: Policy) -> Step:
     """The next state and what is to be done, in order."""
     match event:
         case Wanted(reason):
@@ -664,7 +661,7 @@ def _delay(patience: Patience, backoff: Backoff, luck: float) -> float:
     return delay * (1 + JITTER * (2 * luck - 1))
 
 
-# ---- what a command came to --------------------------------------------------------------------------------------------
+# ---- what a command came to ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
