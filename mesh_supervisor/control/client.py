@@ -1,0 +1,186 @@
+"""Asks a running supervisor over its control socket: http.client, nothing heavier, so that ``ps`` stays quick.
+
+Every failure is an error of errors.py: NotRunning when nobody answers, WaitTimedOut after ``timeout``, MeshError with
+the supervisor's own reason otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import select
+import socket
+import struct
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from mesh_supervisor.control.messages import Answer, Snapshot
+from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
+from mesh_supervisor.locate import Place, control_socket
+
+LOOK = 10.0
+"""Seconds that a look may take; a supervisor answers in milliseconds."""
+
+
+class Client:
+    """Talks to the supervisor of one mesh; every call is a connection of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.path = control_socket(place.state_dir)
+
+    def running(self) -> bool:
+        """Whether somebody answers. Raises MeshError when that cannot be told (no permission, no answer in time)."""
+        try:
+            self._ask("GET", "/health", timeout=LOOK)
+        except NotRunning:
+            return False
+        return True
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot.from_json(self._ask("GET", "/snapshot", timeout=LOOK))
+
+    def command(self, verb: str, *, timeout: float | None = None, **arguments: Any) -> Answer:
+        """Ask for ``verb`` and wait for its outcome, at most ``timeout`` seconds (None: as long as it takes)."""
+        return Answer.from_json(self._ask("POST", f"/commands/{verb}", timeout=timeout, body=arguments))
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What happens from now on, until the mesh is down."""
+        return self._stream("/events")
+
+    def logs(self, agents: Iterable[str] = (), *, lines: int = 100, follow: bool = True) -> Iterator[dict[str, Any]]:
+        """{"at", "agent", "generation", "text"} of these agents (none named: all)."""
+        query = [("agent", name) for name in agents] + [("lines", str(lines)), ("follow", "1" if follow else "0")]
+        return self._stream("/logs?" + urlencode(query))
+
+    @contextlib.contextmanager
+    def supervisor(self) -> Generator[Process, None, None]:
+        """The process that answers here, held so that its end can be waited for. Raises NotRunning."""
+        connection = _UnixConnection(self.path, LOOK)
+        with self._explained(LOOK):
+            connection.connect()
+        try:
+            process = Process(_peer(connection.sock))
+        finally:
+            connection.close()
+        try:
+            yield process
+        finally:
+            process.close()
+
+    # ---- the wire ----
+
+    def _ask(self, method: str, path: str, *, timeout: float | None, body: Mapping[str, Any] | None = None) -> Any:
+        with self._explained(timeout), contextlib.closing(_UnixConnection(self.path, timeout)) as connection:
+            connection.request(method, path, None if body is None else json.dumps(body).encode())
+            return _answer(connection.getresponse())
+
+    def _stream(self, path: str) -> Iterator[dict[str, Any]]:
+        """Objects, one per line. Connects at once, so that what happens after the call is not missed."""
+        connection = _UnixConnection(self.path, LOOK)
+        with self._explained(LOOK):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            if response.status != 200:
+                _answer(response)
+            connection.sock.settimeout(None)
+        return self._objects(connection, response)
+
+    def _objects(
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> Iterator[dict[str, Any]]:
+        with self._explained(None), contextlib.closing(connection):
+            for line in response:
+                yield json.loads(line)
+
+    @contextlib.contextmanager
+    def _explained(self, timeout: float | None) -> Generator[None, None, None]:
+        """Turn what a socket raises into a sentence for people."""
+        try:
+            yield
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning(f"{self.place.file}: this mesh is not running; start it with `meshsup up`") from error
+        except TimeoutError as error:
+            raise WaitTimedOut(f"no answer from the supervisor within {timeout:g} s; it goes on") from error
+        except PermissionError as error:
+            raise MeshError(f"{self.path}: this mesh belongs to another user") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise MeshError(
+                f"the supervisor hung up before it had answered ({error or type(error).__name__})"
+            ) from error
+        except ValueError as error:
+            raise MeshError(f"{self.path}: what answers there is no supervisor of meshsup") from error
+
+
+class Process:
+    """A process that can be waited for. ``pid`` is None when it cannot be seen from here (another PID namespace)."""
+
+    def __init__(self, pid: int | None) -> None:
+        self.pid, self._fd = pid, _pidfd(pid)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for its end, at most ``timeout`` seconds; False when it still lives. True at once if nobody can say."""
+        if self._fd is None:
+            return True
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _pidfd(pid: int | None) -> int | None:
+    if pid is None or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None  # gone already, or not visible from here
+
+
+def _peer(connection: socket.socket) -> int | None:
+    """The pid of who listens there, as seen from this PID namespace."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[0] or None
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP as usual, over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def _answer(response: http.client.HTTPResponse) -> Any:
+    """The body of a 200 as JSON. Raises MeshError with the reason of anything else."""
+    text = response.read()
+    if response.status == 200:
+        return json.loads(text)
+    reason, exit_code = _reason(text)
+    error = MeshError(reason or f"the supervisor refused: {response.status} {response.reason}")
+    error.exit_code = exit_code
+    raise error
+
+
+def _reason(text: bytes) -> tuple[str, int]:
+    """``error`` and ``exit_code`` of a JSON body, else the body itself and 1."""
+    try:
+        body = json.loads(text)
+        return str(body["error"]), int(body.get("exit_code", 1))
+    except (ValueError, KeyError, TypeError):
+        return "the supervisor refused: " + text.decode("utf-8", "replace").strip()[:500], 1
