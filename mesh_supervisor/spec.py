@@ -190,7 +190,7 @@ class AgentSpec:
     python: Path | None = None
     port: int | None = None
     host: str = "127.0.0.1"
-    environment: Mapping[str, str] = EMPTY
+    environment: Mapping[str, str] = field(default_factory=lambda: EMPTY, repr=False)
     env_files: tuple[Path, ...] = ()
     capabilities: tuple[Capability, ...] = ()
     register: Register = Register.AUTO
@@ -206,6 +206,7 @@ class AgentSpec:
     stop: StopRule = StopRule()
     kind: Kind = Kind.SERVICE
     profiles: tuple[str, ...] = ()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,5 +253,6 @@ class MeshSpec:
     registry: RegistrySpec = RegistrySpec()
     watch: WatchSpec = WatchSpec()
     logs: LogSpec = LogSpec()
-    agents: Mapping[str, AgentSpec] = field(default_factory=lambda: MappingProxyType({}))
+    agents: Mapping[str, AgentSpec] = field(default_factory=lambda: MappingProxyType[str, AgentSpec]({}))
     warnings: tuple[str, ...] = ()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
