@@ -1,0 +1,119 @@
+"""The processes that were spawned here: one `Child` each, from its spawn until it is reaped.
+
+An exit is seen through a pidfd, at once, without polling; on macOS a thread waits instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..lifecycle import Exit
+
+living: dict[int, Child] = {}
+"""The children that were spawned here and are not reaped yet, by pid: what tells them from orphans."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """``argv[0]`` is searched in the PATH of ``environ``, or relative to ``directory`` if it has a slash."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    directory: Path
+
+
+class Child:
+    """One process of ours, from its spawn until it is reaped. ``exit`` is None while it runs."""
+
+    def __init__(self, pid: int, program: Program, mark: str) -> None:
+        self.pid = pid
+        self.program = program
+        self.mark = mark
+        self.exit: Exit | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._pidfd = _open_pidfd(pid)
+        living[pid] = self
+
+    def __repr__(self) -> str:
+        return f"<Child {self.pid} {self.mark} {self.exit or 'running'}>"
+
+    async def wait(self) -> Exit:
+        """How it ended. May be asked by several tasks, again and again, and cancelled."""
+        if self.exit is None:
+            await asyncio.shield(self._ending())
+        assert self.exit is not None
+        return self.exit
+
+    def send(self, number: int, *, group: bool = True) -> None:
+        """The signal to its process group, or to it alone, unless it is reaped: until then its pid is nobody else's."""
+        if self.exit is None:
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(self.pid, number)
+
+    def close(self) -> None:
+        """Give back the descriptor. Of a child that still runs, the exit is not collected here any more."""
+        self._stop_watching()
+        living.pop(self.pid, None)
+
+    def _ending(self) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        if self._ended is None or self._ended.get_loop() is not loop:
+            self._ended = loop.create_future()
+            if self._pidfd is None:
+                threading.Thread(target=self._wait_in_thread, args=(loop,), daemon=True).start()
+            else:
+                loop.add_reader(self._pidfd, self._collect)
+        return self._ended
+
+    def _collect(self) -> None:
+        assert self._pidfd is not None
+        try:
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            self._finish(Exit(None))  # somebody else reaped it: how it ended is lost
+            return
+        if result is not None:
+            exited = result.si_code == os.CLD_EXITED
+            self._finish(Exit(result.si_status) if exited else Exit(None, result.si_status))
+
+    def _wait_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            loop.call_soon_threadsafe(self._finish, Exit(None))
+        else:
+            loop.call_soon_threadsafe(self._finish, Exit(code) if code >= 0 else Exit(None, -code))
+
+    def _finish(self, exit: Exit) -> None:
+        self.exit = exit
+        self.close()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _stop_watching(self) -> None:
+        if self._pidfd is None:
+            return
+        if self._ended is not None and not self._ended.get_loop().is_closed():
+            self._ended.get_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = None
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """None where the system has none: macOS, Linux before 5.3."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return None
+        raise
