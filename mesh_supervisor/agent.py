@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mesh_supervisor import lifecycle
-from mesh_supervisor.errors import MeshError
+from mesh_supervisor.errors import MeshError, NotReady
 from mesh_supervisor.lifecycle import (
     Agent,
     Announce,
     BecameReady,
     Cause,
     Effect,
+    Ended,
     Event,
     Exit,
     Exited,
@@ -42,18 +43,6 @@ from mesh_supervisor.lifecycle import (
 SLOT_PATIENCE = 30.0
 """Seconds that one start may keep others waiting. One that takes longer waits for something (a model, a network, a
 deadlock), not for the processor."""
-
-
-class NotReady(MeshError):
-    """The deadline for readiness is over. ``str(error)``: what its probe said last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an instance ended, after everything that it left behind is gone. ``permanent``: see lifecycle.Exited."""
-
-    exit: Exit
-    permanent: bool = False
 
 
 class Process(Protocol):

@@ -9,6 +9,7 @@ The tree:
     ├── UnknownAgent       4  a name that the mesh does not have
     ├── WaitTimedOut     124  the wait that was asked for is over
     ├── PortTaken          1  somebody else listens there
+    ├── NotReady           1  an instance did not get ready in time
     ├── RegistryError      1  the registry is unreachable or answers nonsense
     └── AlreadyRunning     1  another supervisor owns this state_dir
 
@@ -72,6 +73,10 @@ class PortTaken(MeshError):
         self.who, self.port, self.holder = who, port, holder
         key = "registry.port" if who == "registry" else f"agents.{who}.port"
         super().__init__(f"{who}: port {port} is already in use by {holder}; stop it or change {key} in mesh.toml")
+
+
+class NotReady(MeshError):
+    """The deadline for readiness is over, or it can no longer get ready. ``str(error)``: what its probe said last."""
 
 
 class RegistryError(MeshError):

@@ -86,6 +86,14 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """An exit, after everything that the instance left behind is gone. ``permanent``: see Exited."""
+
+    exit: Exit
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What mesh.toml says about this agent's life. ``dev``: a failure that no retry can mend waits for an edit."""
 
