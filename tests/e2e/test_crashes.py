@@ -11,7 +11,6 @@ import pytest
 
 from tests.e2e.harness import Mesh, fresh_mesh, server, wait_for
 
-
 PATIENT = "backoff = { initial = 1.5 }\n"
 
 
