@@ -22,7 +22,6 @@ import socket
 import stat
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -34,11 +33,12 @@ from starlette.routing import Route
 
 from mesh_supervisor.control.messages import VERBS, Answer, Snapshot
 from mesh_supervisor.errors import AlreadyRunning, MeshError
+from mesh_supervisor.events import iso_time
 from mesh_supervisor.host import serve as host
 
 if TYPE_CHECKING:
     from mesh_supervisor.events import Event
-    from mesh_supervisor.host.logs import Line
+    from mesh_supervisor.host.lines import Line
 
 BODY_LIMIT = 1024 * 1024
 LISTS = ("agents", "paths", "profiles")
@@ -230,13 +230,9 @@ def _failed(request: Request, error: Exception) -> JSONResponse:
 
 
 def line_json(line: Line) -> dict[str, Any]:
-    """A log line as on the wire and in ``logs --json``: {"at", "agent", "generation", "text"}."""
-    return {"at": iso(line.at), "agent": line.agent, "generation": line.generation, "text": line.text}
-
-
-def iso(at: float) -> str:
-    """Unix time → ``2026-11-21T01:43:36.123Z``."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """{"at", "agent", "generation", "text"}, and "styled" for a line that its program coloured."""
+    shape = {"at": iso_time(line.at), "agent": line.agent, "generation": line.generation, "text": line.text}
+    return {**shape, "styled": line.styled} if line.styled else shape
 
 
 def _lines(
@@ -270,8 +266,15 @@ async def _until(stop: asyncio.Event, items: AsyncIterator[Item]) -> AsyncGenera
         return
     finally:
         await _cancelled(ending, coming)
-        if (close := getattr(items, "aclose", None)) is not None:
-            await close()
+        await _closed(items)
+
+
+async def _closed(items: AsyncIterator[Any]) -> None:
+    """Tell the source that nobody listens any more: a generator, or a subscription with a ``close``."""
+    if isinstance(items, AsyncGenerator):
+        await items.aclose()
+    elif callable(close := getattr(items, "close", None)):
+        close()
 
 
 class _Ended(Exception):

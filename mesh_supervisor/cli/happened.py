@@ -1,0 +1,121 @@
+"""`history` and `events`: from the file in state_dir, and live from the supervisor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mesh_supervisor.cli.moments import local_time, parse_since
+from mesh_supervisor.cli.table import aligned
+from mesh_supervisor.cli.terminal import DIM, GREEN, RED, YELLOW, painted, show, show_json, talk, width
+from mesh_supervisor.cli.words import one_line
+from mesh_supervisor.control.client import Client
+from mesh_supervisor.errors import NotRunning
+from mesh_supervisor.events import Event, Reload, iso_time, read_events
+from mesh_supervisor.events import history as reloads_among
+from mesh_supervisor.locate import Place
+
+OUTCOMES = {"completed": GREEN, "rejected": YELLOW, "failed": RED}
+
+
+def print_history(place: Place, agents: Sequence[str], *, lines: int | None, since: str | None, as_json: bool) -> None:
+    """The reloads in state_dir/events.jsonl, oldest first; 20 unless ``lines`` or ``since`` say otherwise."""
+    after = parse_since(since)
+    ends = reloads_among(read_events(place.state_dir, agents=agents, since=after))
+    limit = lines if lines is not None else None if since else 20
+    ends = ends if limit is None else ends[len(ends) - min(limit, len(ends)) :]
+    if as_json:
+        show_json([_reload_json(event, reload) for event, reload in ends])
+    elif ends:
+        show(*_reload_lines(ends))
+    else:
+        talk("no reload yet")
+
+
+def _reload_json(event: Event, reload: Reload) -> dict[str, Any]:
+    return {"at": iso_time(event.at), "agent": event.agent, **reload.to_details()}
+
+
+def _reload_lines(ends: Sequence[tuple[Event, Reload]]) -> list[str]:
+    header = ("AT", "AGENT", "OUTCOME", "TOOK", "GEN", "WHY")
+    rows = [
+        (
+            local_time(event.at),
+            event.agent or "-",
+            reload.outcome,
+            _took(reload.total_ms),
+            str(reload.generation),
+            _why(reload),
+        )
+        for event, reload in ends
+    ]
+    lines = aligned([header, *rows], width=width(), right=(3, 4), paint={2: _outcome})
+    printed = [lines[0]]
+    for (_, reload), line in zip(ends, lines[1:], strict=True):
+        printed += [line, *([painted(f"    {_phases(reload)}", DIM)] if reload.phases_ms else [])]
+    return printed
+
+
+def _outcome(text: str) -> str:
+    return painted(text, OUTCOMES.get(text, "0"))
+
+
+def _why(reload: Reload) -> str:
+    reason = reload.reason or reload.trigger
+    return one_line(f"{reload.error} ({reason})" if reload.error else reason)
+
+
+def _phases(reload: Reload) -> str:
+    return " · ".join(f"{phase} {_took(spent)}" for phase, spent in reload.phases_ms.items())
+
+
+def _took(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f}s"
+
+
+# ---- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    agents: frozenset[str]
+    kinds: frozenset[str]
+    since: float | None
+    limit: int | None
+
+    @classmethod
+    def of(cls, agents: Sequence[str], kinds: Sequence[str], *, lines: int | None, since: str | None) -> Wanted:
+        limit = lines if lines is not None else None if since else 10
+        return cls(frozenset(agents), frozenset(kinds), parse_since(since), limit)
+
+    def takes(self, event: Event) -> bool:
+        return (not self.agents or event.agent in self.agents) and (not self.kinds or event.kind in self.kinds)
+
+
+def print_events(client: Client, wanted: Wanted, *, follow: bool, as_json: bool) -> None:
+    """What happened, then (``follow``, and something runs) what happens; nothing twice, nothing lost in between."""
+    try:
+        coming = client.events() if follow else iter(())
+    except NotRunning:
+        coming = iter(())
+    past = read_events(
+        client.place.state_dir, wanted.kinds, agents=wanted.agents, since=wanted.since, limit=wanted.limit
+    )
+    for event in past:
+        _print_event(event, as_json)
+    # The file is read after the stream was opened: what came in between is in both.
+    seen = {(iso_time(event.at), event.kind, event.text) for event in past}
+    for body in coming:
+        event = Event.from_json(body)
+        if wanted.takes(event) and (body["at"], event.kind, event.text) not in seen:
+            _print_event(event, as_json)
+
+
+def _print_event(event: Event, as_json: bool) -> None:
+    if as_json:
+        line = json.dumps(event.to_json(), ensure_ascii=False)
+    else:
+        line = f"{painted(local_time(event.at), DIM)}  {event.kind:<16}  {one_line(event.text)}"
+    print(line, flush=True)

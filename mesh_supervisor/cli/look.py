@@ -1,0 +1,107 @@
+"""Verbs that look and change nothing: ps, logs, history, events, why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesh_supervisor.cli.asking import Agents, Json, chosen, client_of, place_of, tell
+from mesh_supervisor.cli.terminal import show, show_json, talk
+from mesh_supervisor.control.client import Client
+from mesh_supervisor.errors import UsageError
+
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="WHEN", help="Not older than `90s`, `5m`, `2h`, `1d`, or a time.")
+]
+Count = Annotated[int | None, typer.Option("-n", "--lines", min=0, metavar="N", help="The last N only.")]
+
+
+def ps(
+    ctx: typer.Context,
+    agents: Agents = None,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="wide", help="`wide`: all that is known.")] = "",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Names only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What runs, how it is, and what happened to it last."""
+    from mesh_supervisor.cli import rows
+
+    if output not in ("", "wide"):
+        raise UsageError(f"-o {output}: there is only `-o wide`; --json prints JSON")
+    snapshot = client_of(ctx).snapshot()
+    views = chosen(snapshot.agents, agents or [])
+    if as_json:
+        body = snapshot.to_json()
+        names = {view.name for view in views}
+        show_json({**body, "agents": [row for row in body["agents"] if row["name"] in names]})
+    elif quiet:
+        show(*(view.name for view in views))
+    else:
+        show(*rows.processes(views, wide=output == "wide"))
+        talk(*rows.remarks(snapshot))
+
+
+def logs(
+    ctx: typer.Context,
+    agents: Agents = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    lines: Count = None,
+    since: Since = None,
+    grep: Annotated[
+        str | None, typer.Option("--grep", metavar="REGEX", help="Only lines in which it is found.")
+    ] = None,
+    previous: Annotated[bool, typer.Option("--previous", "-p", help="What the previous generation wrote.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line (docs/json.md).")] = False,
+) -> None:
+    """What the agents wrote. 100 lines, or all that --since, --grep and --previous let through.
+
+    `meshsup` is the supervisor's own log. Works also when nothing runs.
+    """
+    from mesh_supervisor.cli import logs as reading
+
+    wanted = reading.Wanted.of(agents or [], lines=lines, since=since, grep=grep, previous=previous)
+    if follow and previous:
+        raise UsageError("--previous has ended; it cannot be followed")
+    reading.print_logs(Client(place_of(ctx)), wanted, follow=follow, as_json=as_json)
+
+
+def history(
+    ctx: typer.Context, agents: Agents = None, lines: Count = None, since: Since = None, as_json: Json = False
+) -> None:
+    """Reloads: what caused them, and how long each phase took. Works also when nothing runs."""
+    from mesh_supervisor.cli import happened
+
+    happened.print_history(place_of(ctx), agents or [], lines=lines, since=since, as_json=as_json)
+
+
+def events(
+    ctx: typer.Context,
+    agents: Agents = None,
+    kinds: Annotated[
+        list[str] | None, typer.Option("--kind", metavar="KIND", help="Only these (docs/events.md); repeatable.")
+    ] = None,
+    lines: Count = None,
+    since: Since = None,
+    no_follow: Annotated[bool, typer.Option("--no-follow", help="Only what has happened so far.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line (docs/json.md).")] = False,
+) -> None:
+    """What happened, and what happens as it happens. The last 10 events, or --since, then live until Ctrl-C.
+
+    When nothing runs: what happened, and no more.
+    """
+    from mesh_supervisor.cli import happened
+
+    wanted = happened.Wanted.of(agents or [], kinds or [], lines=lines, since=since)
+    happened.print_events(Client(place_of(ctx)), wanted, follow=not no_follow, as_json=as_json)
+
+
+def why(
+    ctx: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Also one that does not exist (any more).")],
+    as_json: Json = False,
+) -> None:
+    """Which agents a change of FILE would reload, and by which chain."""
+    paths = [str(Path.cwd() / file) for file in files]
+    tell(client_of(ctx).command("why", timeout=60.0, paths=paths), as_json)

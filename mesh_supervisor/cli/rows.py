@@ -1,0 +1,160 @@
+"""`ps`: snapshots as rows for people. The columns are stable; scripts read `--json`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mesh_supervisor.cli.table import aligned, widths
+from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, paint, painted, width
+from mesh_supervisor.cli.words import counted, duration, one_line, percent, size
+from mesh_supervisor.control.messages import AgentView, Snapshot
+
+HEADER = ("NAME", "STATE", "PID", "PORT", "GEN", "UPTIME", "RESTARTS", "CPU", "MEM", "REGISTERED")
+WIDE = ("INPUTS", "INTERPRETER", "COMMAND", "DIRECTORY")
+STATE = 1
+NUMBERS = (2, 3, 4, 6, 7, 8)
+
+COLOURS = {
+    "ready": GREEN,
+    "done": GREEN,
+    "waiting": CYAN,
+    "starting": CYAN,
+    "reloading": CYAN,
+    "draining": CYAN,
+    "backoff": YELLOW,
+    "crashloop": RED,
+    "failed": RED,
+    "stopped": DIM,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One agent: its cells, and what is said in lines of its own below them."""
+
+    cells: tuple[str, ...]
+    below: tuple[str, ...] = ()
+
+
+def processes(views: Sequence[AgentView], *, wide: bool = False) -> list[str]:
+    """The table, with a header also when there is no agent.
+
+    A state's detail stands behind the state where the terminal has room for it, else in full below its row.
+    """
+    header = (*HEADER, *(WIDE if wide else ()), "LAST")
+    rows = [_row(view, wide) for view in views]
+    columns = width()
+    if columns is not None and not _fits(header, rows, columns):
+        rows = [_with_detail_below(row, view) for row, view in zip(rows, views, strict=True)]
+    return _printed(header, rows, columns)
+
+
+def _row(view: AgentView, wide: bool) -> Row:
+    state = f"{view.state} ({one_line(view.detail)})" if view.detail else view.state
+    cells = (
+        view.name,
+        state,
+        _or_dash(view.pid),
+        _or_dash(view.port),
+        _or_dash(view.generation or None),
+        duration(view.uptime),
+        str(view.restarts),
+        percent(view.cpu),
+        size(view.memory),
+        view.registered,
+    )
+    if not wide:
+        return Row((*cells, one_line(view.last)))
+    more = (_inputs(view), view.interpreter or "-", one_line(view.command), view.directory)
+    return Row((*cells, *more, one_line(view.last)), _all_known(view))
+
+
+def _inputs(view: AgentView) -> str:
+    return str(view.inputs) if view.watched else f"{view.inputs} (not watched)"
+
+
+def _all_known(view: AgentView) -> tuple[str, ...]:
+    """What `-o wide` says below a row; a detail that says it already is not repeated."""
+    said = [f"failure: {view.failure}" if view.failure and view.failure not in view.detail else ""]
+    said += [f"reload rejected: {view.rejection}" if view.rejection and view.rejection not in view.detail else ""]
+    said += [f"retries in {view.retry_in:.1f} s" if view.retry_in is not None and "retry" not in view.detail else ""]
+    said += [f"warning: {warning}" for warning in view.warnings]
+    return tuple(one_line(text) for text in said if text)
+
+
+def _fits(header: tuple[str, ...], rows: Sequence[Row], columns: int) -> bool:
+    """Whether all but LAST fits side by side, and something of LAST."""
+    wide = widths([header, *(row.cells for row in rows)])
+    return sum(wide[:-1]) + 2 * (len(wide) - 1) + min(wide[-1], 16) <= columns
+
+
+def _with_detail_below(row: Row, view: AgentView) -> Row:
+    if not view.detail:
+        return row
+    return Row((row.cells[0], view.state, *row.cells[2:]), (one_line(view.detail), *row.below))
+
+
+def _printed(header: tuple[str, ...], rows: Sequence[Row], columns: int | None) -> list[str]:
+    lines = aligned(
+        [header, *(row.cells for row in rows)],
+        width=columns,
+        right=NUMBERS,
+        paint={STATE: _state, 9: _registered},
+    )
+    printed = [lines[0]]
+    for row, line in zip(rows, lines[1:], strict=True):
+        printed += [line, *_below(row, columns)]
+    return printed
+
+
+def _below(row: Row, columns: int | None) -> list[str]:
+    indent = "    "
+    wrapped: list[str] = []
+    for text in row.below:
+        wrapped += textwrap.wrap(
+            text,
+            columns or 10_000,
+            initial_indent=indent + "└ ",
+            subsequent_indent=indent + "  ",
+            break_on_hyphens=False,
+        )
+    return [painted(line, YELLOW) for line in wrapped]
+
+
+def _state(text: str) -> str:
+    word = text.split(" ", 1)[0]
+    code = YELLOW if "rejected" in text else COLOURS.get(word, "")
+    return painted(text, code) if code else text
+
+
+def _registered(text: str) -> str:
+    return paint(RED)(text) if text == "no" else text
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def remarks(snapshot: Snapshot) -> list[str]:
+    """What is wrong with the mesh as a whole, for stderr."""
+    said = []
+    if snapshot.config_error:
+        said.append(f"the last valid configuration is kept: {snapshot.config_error}")
+    if not snapshot.registry_up:
+        said.append(f"the registry does not answer at {snapshot.registry_url}")
+    return [painted_remark(text) for text in (*said, *snapshot.warnings)]
+
+
+def painted_remark(text: str) -> str:
+    import sys
+
+    return painted(one_line(text), YELLOW, sys.stderr)
+
+
+def summary(snapshot: Snapshot) -> str:
+    """``demo runs: 3 agents, dev, watching (pid 123)``"""
+    agents = sum(1 for view in snapshot.agents if view.kind != "registry")
+    watching = "watching" if snapshot.watching else "not watching"
+    return f"{snapshot.name} runs: {counted(agents, 'agent')}, {snapshot.mode}, {watching} (pid {snapshot.pid})"

@@ -1,0 +1,144 @@
+"""Verbs that start and end things: up, down, run, exec."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mesh_supervisor.cli.asking import Agents, Timeout, client_of, complete_agents, place_of
+from mesh_supervisor.cli.terminal import complain, show, talk
+from mesh_supervisor.control.client import Client
+from mesh_supervisor.errors import UsageError, WaitTimedOut
+from mesh_supervisor.locate import Place, mode_in
+from mesh_supervisor.options import UpOptions
+from mesh_supervisor.spec import Mode
+
+
+def up(
+    ctx: typer.Context,
+    agents: Agents = None,
+    detach: Annotated[
+        bool, typer.Option("-d", "--detach", help="In the background; return once it can be asked.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With -d: return when all are ready; 1 when one cannot be.")
+    ] = False,
+    timeout: Timeout = None,
+    watch: Annotated[
+        bool | None, typer.Option("--watch/--no-watch", help="Reload on save or not, whatever mesh.toml says.")
+    ] = None,
+    debounce: Annotated[
+        float | None, typer.Option("--debounce", min=0, metavar="SECONDS", help="Quiet before a save is acted on.")
+    ] = None,
+    profiles: Annotated[
+        list[str] | None, typer.Option("--profile", metavar="NAME", help="Also the agents of this profile; repeatable.")
+    ] = None,
+    prod: Annotated[bool | None, typer.Option("--prod/--dev", help="The mode, whatever mesh.toml says.")] = None,
+    show_secrets: Annotated[bool, typer.Option("--show-secrets", help="Do not print values as •••.")] = False,
+) -> None:
+    """Start the registry and the agents, and follow their log. Ctrl-C stops all; a second one kills.
+
+    On a mesh that runs already: apply mesh.toml, start those, and follow the log; Ctrl-C then ends the following only.
+    """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout is for `up --wait`")
+    place = place_of(ctx)
+    client = Client(place)
+    if client.running():
+        _join(client, agents or [], profiles or [], stay=not (detach or wait))
+    else:
+        mode, reason = _mode(place, prod)
+        options = UpOptions(
+            agents=tuple(agents or ()),
+            profiles=tuple(profiles or ()),
+            mode=mode,
+            mode_reason=reason,
+            watch=watch,
+            debounce=debounce,
+            detached=detach or wait,
+            show_secrets=show_secrets,
+        )
+        _launch(place, options)
+    if wait:
+        from mesh_supervisor.cli.waiting import wait_until_ready
+
+        raise typer.Exit(wait_until_ready(client, timeout))
+
+
+def _mode(place: Place, prod: bool | None) -> tuple[Mode, str]:
+    """Decided here, before anything detaches: the terminal and PID 1 are this process's."""
+    from mesh_supervisor.config import choose_mode
+
+    return choose_mode(
+        None if prod is None else Mode.PROD if prod else Mode.DEV,
+        os.environ,
+        mode_in(place.file),
+        pid_one=os.getpid() == 1,
+        parent_is_pid_one=os.getppid() == 1,
+        stdout_is_tty=sys.stdout.isatty(),
+    )
+
+
+def _launch(place: Place, options: UpOptions) -> None:
+    if options.detached:
+        from mesh_supervisor.cli.detaching import detach
+
+        detach(place, options)
+    else:
+        import asyncio
+
+        from mesh_supervisor import supervisor
+
+        raise typer.Exit(asyncio.run(supervisor.run(place, options)))
+
+
+def _join(client: Client, agents: list[str], profiles: list[str], *, stay: bool) -> None:
+    from mesh_supervisor.cli import logs
+    from mesh_supervisor.cli.asking import tell
+
+    talk(f"{client.place.file}: runs already; applying mesh.toml")
+    tell(client.command("up", agents=agents, profiles=profiles))
+    if stay:
+        talk("following the log; Ctrl-C ends the following only")
+        logs.follow(client, agents)
+
+
+def down(ctx: typer.Context, timeout: Timeout = None) -> None:
+    """Stop all agents in reverse order, the registry, the supervisor."""
+    client = client_of(ctx)
+    with client.supervisor() as process:
+        answer = client.command("down", timeout=timeout)
+        show(*answer.lines)
+        if not process.wait(timeout):
+            raise WaitTimedOut(
+                f"the supervisor (pid {process.pid}) still runs after {timeout:g} s; it goes on stopping"
+            )
+    if not answer.ok:
+        complain(answer.error or "not everything could be stopped")
+        raise typer.Exit(answer.exit_code or 1)
+
+
+Program = Annotated[
+    list[str], typer.Argument(metavar="CMD [ARG]...", help="What to run; write -- before it when it has options.")
+]
+OneAgent = Annotated[str, typer.Argument(metavar="AGENT", autocompletion=complete_agents)]
+
+
+def run(ctx: typer.Context, agent: OneAgent) -> None:
+    """Run one agent alone in this terminal. A debugger works, an MCP client can launch it.
+
+    Its stdin and stdout are untouched; nothing restarts it. Refused while it runs in the mesh.
+    """
+    from mesh_supervisor.cli import alone
+
+    alone.run(place_of(ctx), agent)
+
+
+def execute(ctx: typer.Context, agent: OneAgent, command: Program) -> None:
+    """Run a command with an agent's interpreter, folder, environment."""
+    from mesh_supervisor.cli import alone
+
+    alone.execute(place_of(ctx), agent, command)
