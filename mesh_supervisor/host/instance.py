@@ -1,0 +1,327 @@
+"""One instance from its spawn to its end: its process, its output, its readiness, its liveness, what it leaves.
+
+What agent.py calls a Process. It finds out; what follows from it is decided in lifecycle.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from signal import SIGKILL
+from typing import Protocol
+
+from mesh_supervisor.errors import NotReady, RegistryError
+from mesh_supervisor.host import notify, probes, procfs
+from mesh_supervisor.host.capture import Capture
+from mesh_supervisor.host.children import Child, Program
+from mesh_supervisor.host.lines import Line
+from mesh_supervisor.host.ports import listeners
+from mesh_supervisor.host.spawn import Swept, spawn, stop, sweep, tree
+from mesh_supervisor.lifecycle import Ended
+from mesh_supervisor.spec import AgentSpec, ExecProbe, HttpProbe, LogProbe, NotifyProbe, Probe, TcpProbe
+
+SETTLED_AFTER = 1.0
+"""Seconds alive after which a program that has no port and no probe counts as ready."""
+
+FIRST_PAUSE = 0.02
+PAUSE_SHARE = 0.1
+"""While starting, the next probe comes after this share of the time that has passed, at least FIRST_PAUSE and at most
+the interval of mesh.toml: readiness is seen at most a tenth late, and slow starters are not pestered."""
+
+SLOW_AFTER = 30.0
+"""Seconds after which waiting for readiness is reported once."""
+
+SDK_HEALTH = "/health"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a self-registering agent says it can be reached. Its endpoint in the registry."""
+
+    host: str
+    port: int
+
+
+class Enrolled(Protocol):
+    """What an agent that registers itself must reach before it counts as ready."""
+
+    async def __call__(self) -> Place | None:
+        """Where this generation is registered as healthy; None: not yet. Raises RegistryError: nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """What an instance tells those around it. Called in the event loop; must not block."""
+
+    line: Callable[[Line], None]
+    slow: Callable[[str], None]
+    status: Callable[[str], None]
+    swept: Callable[[list[Swept]], None]
+
+
+class Instance:
+    """Spawned by its constructor. Raises SpawnError. ``mark``: OWNER/agent/generation.
+
+    ``ready_after_probe`` is awaited when the probe says yes (registration of agents that register themselves).
+    """
+
+    def __init__(
+        self,
+        spec: AgentSpec,
+        program: Program,
+        mark: str,
+        generation: int,
+        watchers: Watchers,
+        enrolled: Enrolled | None,
+    ) -> None:
+        self.spec, self.mark, self.generation = spec, mark, generation
+        self._watchers, self._enrolled = watchers, enrolled
+        self._loop = asyncio.get_running_loop()
+        self._was_ready = False
+        self._said = "nothing yet"
+        self._pattern = _pattern_of(spec)
+        self._saw_pattern = asyncio.Event()
+        self._said_ready = asyncio.Event()
+        self._watchdog = asyncio.Event()
+        self._watchdog_every = spec.live.interval if spec.live is not None else 0.0
+        self._tripped = False
+        self._deadline: asyncio.Timeout | None = None
+        self._notify = notify.NotifySocket(self._is_mine, self._notice) if _notifies(spec) else None
+        self._capture = Capture(spec.name, generation, self._line)
+        try:
+            self.child = spawn(self._told(program), output=self._capture.output, mark=mark)
+        except BaseException:
+            self._close()
+            raise
+        self._capture.release_output()
+        self.spawned_at = self._loop.time()
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    @property
+    def program(self) -> Program:
+        return self.child.program
+
+    def _told(self, program: Program) -> Program:
+        if self._notify is None:
+            return program
+        told = {**program.environ, "NOTIFY_SOCKET": self._notify.address}
+        live = self.spec.live
+        if live is not None and isinstance(live.probe, NotifyProbe):
+            told["WATCHDOG_USEC"] = str(int(live.interval * 1_000_000))
+        return replace(program, environ=told)
+
+    # ---- its end -----------------------------------------------------------------------------------------------------
+
+    async def stop(self, *, at_once: bool) -> None:
+        rule = self.spec.stop
+        await stop(self.child, SIGKILL if at_once else rule.signal, 0.0 if at_once else rule.timeout)
+
+    async def ended(self) -> Ended:
+        """Waits for the exit, sweeps what it left, reads its output to the end."""
+        how = await self.child.wait()
+        swept = await sweep(self.mark, self.child)
+        if swept:
+            self._watchers.swept(swept)
+        await self._capture.finished()
+        failure = self._capture.failure()
+        self._close()
+        if how.code:
+            how = replace(how, last_words=failure.words)
+        return Ended(how, permanent=bool(how.code) and failure.loading and not self._was_ready)
+
+    def _close(self) -> None:
+        self._capture.close()
+        if self._notify is not None:
+            self._notify.close()
+
+    # ---- what it says ------------------------------------------------------------------------------------------------
+
+    def _line(self, line: Line) -> None:
+        if self._pattern is not None and not self._saw_pattern.is_set() and self._pattern.search(line.text):
+            self._saw_pattern.set()
+        self._watchers.line(line)
+
+    def _is_mine(self, pid: int) -> bool:
+        if pid == self.child.pid:
+            return True
+        process = procfs.look(pid)
+        return (process is not None and process.session == self.child.pid) or pid in tree(self.child.pid)
+
+    def _notice(self, notice: notify.Notice) -> None:
+        match notice:
+            case notify.Ready():
+                self._said_ready.set()
+            case notify.Status(text):
+                self._watchers.status(text)
+            case notify.Watchdog():
+                self._watchdog.set()
+            case notify.WatchdogTripped():
+                self._tripped = True
+                self._watchdog.set()
+            case notify.WatchdogEvery(seconds):
+                self._watchdog_every = seconds
+                self._watchdog.set()
+            case notify.ExtendTimeout(seconds):
+                self._extend(seconds)
+
+    def _extend(self, seconds: float) -> None:
+        """EXTEND_TIMEOUT_USEC never shortens what mesh.toml grants."""
+        if self._deadline is not None and not self._deadline.expired():
+            until = self._deadline.when()
+            self._deadline.reschedule(max(self._loop.time() + seconds, until or 0.0))
+
+    # ---- readiness ---------------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Returns when it is ready. Raises NotReady after ``start_timeout`` seconds from the spawn."""
+        limit = self.spec.start_timeout
+        reminder = self._loop.call_at(self.spawned_at + SLOW_AFTER, self._report_slow)
+        try:
+            async with asyncio.timeout_at(self.spawned_at + limit) as self._deadline:
+                await self._become_ready()
+        except TimeoutError:
+            raise NotReady(f"not ready after {limit:g} s ({self._said})") from None
+        finally:
+            reminder.cancel()
+        self._was_ready = True
+
+    def _report_slow(self) -> None:
+        self._watchers.slow(f"not ready after {SLOW_AFTER:g} s, still waiting ({self._said})")
+
+    async def _become_ready(self) -> None:
+        if self._enrolled is not None:
+            await self._answer_where_registered(self._enrolled)
+        elif self.spec.ready.probe is not None:
+            await self._answer(self.spec.ready.probe)
+        elif self.spec.port is not None:
+            await self._until(self._listens)
+        else:
+            self._said = "it has just been started"
+            await asyncio.sleep(SETTLED_AFTER)
+
+    async def _answer(self, probe: Probe) -> None:
+        match probe:
+            case LogProbe(pattern):
+                self._said = f"no line of its output matches {pattern!r}"
+                await self._saw_pattern.wait()
+            case NotifyProbe():
+                self._said = "it has not said READY=1"
+                await self._said_ready.wait()
+            case _:
+                await self._until(lambda: self._ask(probe, self.spec.ready.timeout))
+
+    async def _answer_where_registered(self, enrolled: Enrolled) -> None:
+        """MCP Mesh's SDK is up long before it is registered, and registers whatever port it got: see facts.md."""
+        place = await self._registered_place(enrolled)
+        if self.spec.port is not None and place is not None and place.port != self.spec.port:
+            raise NotReady(
+                f"it registered port {place.port} instead of {self.spec.port}: something else had that port "
+                f"when it started"
+            )
+        probe = self.spec.ready.probe
+        if probe is None and (place is not None or self.spec.port is not None):
+            host, port = (place.host, place.port) if place is not None else (self.spec.host, self.spec.port)
+            probe = HttpProbe(f"http://{_connectable(host)}:{port}{SDK_HEALTH}")
+        if probe is not None:
+            await self._answer(probe)
+
+    async def _registered_place(self, enrolled: Enrolled) -> Place | None:
+        found: list[Place] = []
+
+        async def registered() -> probes.Probed:
+            place = await enrolled()
+            if place is not None:
+                found.append(place)
+            return probes.Probed(place is not None, "it has not registered yet")
+
+        try:
+            await self._until(registered)
+        except RegistryError:
+            return None  # nobody can tell: readiness does not wait for a registry that is down
+        return found[0]
+
+    async def _until(self, ask: Callable[[], Awaitable[probes.Probed]]) -> None:
+        while True:
+            answer = await ask()
+            self._said = answer.said
+            if answer.ok:
+                return
+            passed = self._loop.time() - self.spawned_at
+            await asyncio.sleep(min(self.spec.ready.interval, max(FIRST_PAUSE, passed * PAUSE_SHARE)))
+
+    async def _listens(self) -> probes.Probed:
+        """Its port accepts, and it is a process of this instance that listens there, not a stranger."""
+        assert self.spec.port is not None
+        answer = await probes.tcp(_connectable(self.spec.host), self.spec.port, self.spec.ready.timeout)
+        if not answer.ok:
+            return answer
+        if any(port == self.spec.port for _, port in listeners(tree(self.child.pid))):
+            return answer
+        return probes.Probed(False, f"port {self.spec.port} is held by another program")
+
+    async def _ask(self, probe: Probe, timeout: float) -> probes.Probed:
+        host = _connectable(self.spec.host)
+        match probe:
+            case HttpProbe(target):
+                return await probes.http(_url(target, host, self.spec.port), timeout)
+            case TcpProbe(port):
+                wanted = port if port is not None else self.spec.port
+                assert wanted is not None  # config.py refuses a tcp probe without any port
+                return await probes.tcp(host, wanted, timeout)
+            case ExecProbe(argv):
+                return await probes.exec_(replace(self.program, argv=argv), timeout, mark=f"{self.mark}/probe")
+            case _:
+                raise AssertionError(f"not a question: {probe}")
+
+    # ---- liveness ----------------------------------------------------------------------------------------------------
+
+    async def unwell(self) -> str:
+        live = self.spec.live
+        if live is None:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+        if isinstance(live.probe, NotifyProbe):
+            return await self._watchdog_barks()
+        failures = 0
+        while True:
+            await asyncio.sleep(live.interval)
+            answer = await self._ask(live.probe, live.timeout)
+            failures = 0 if answer.ok else failures + 1
+            if failures >= live.failures:
+                return f"not live: {answer.said} ({failures} times in a row)"
+
+    async def _watchdog_barks(self) -> str:
+        while True:
+            self._watchdog.clear()
+            try:
+                async with asyncio.timeout(self._watchdog_every):
+                    await self._watchdog.wait()
+            except TimeoutError:
+                return f"not live: no WATCHDOG=1 for {self._watchdog_every:g} s"
+            if self._tripped:
+                return "not live: it said WATCHDOG=trigger"
+
+
+def _notifies(spec: AgentSpec) -> bool:
+    probing = (spec.ready.probe, spec.live.probe if spec.live is not None else None)
+    return any(isinstance(probe, NotifyProbe) for probe in probing)
+
+
+def _pattern_of(spec: AgentSpec) -> re.Pattern[str] | None:
+    return re.compile(spec.ready.probe.pattern) if isinstance(spec.ready.probe, LogProbe) else None
+
+
+def _connectable(host: str) -> str:
+    """Where to connect for something that listens on ``host``."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def _url(target: str, host: str, port: int | None) -> str:
+    if not target.startswith("/"):
+        return target
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{target}"
