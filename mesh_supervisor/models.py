@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from signal import Signals
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -35,8 +35,6 @@ SHAPE_TAG = "="
 LATER_AGENT_KEYS = ("order", "trace", "runtime", "warm", "drain", "listen", "hooks", "restart_above")
 
 _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "KIB": 2**10, "MB": 10**6, "MIB": 2**20, "GB": 10**9, "GIB": 2**30}
-
-T = TypeVar("T")
 
 
 def said(sentence: str) -> PydanticCustomError:
@@ -146,11 +144,13 @@ Variable = Annotated[str, BeforeValidator(_variable), WithJsonSchema({"type": ["
 Environment = dict[str, Variable]
 
 
-def key(type_: str, meaning: str, default: Any = None, *, shown: str = "", prod: str = "", example: str = "") -> Any:
+def key(
+    type_: str, meaning: str, default: Any = None, *, shown: str = "", prod: str = "", alias: str | None = None
+) -> Any:
     """A key with its line of the reference. ``shown``: the default in words, where the value does not say it; ``prod``:
     the default of prod mode, where it is another one."""
-    extra = {"x-type": type_, "x-shown": shown, "x-prod": prod, "x-example": example}
-    return Field(default=default, description=meaning, json_schema_extra=extra)
+    extra = {"x-type": type_, "x-shown": shown, "x-prod": prod}
+    return Field(default=default, description=meaning, json_schema_extra=extra, alias=alias)
 
 
 class Table(BaseModel):
@@ -303,10 +303,12 @@ class Defaults(Table):
     )
     env: Environment = key("table of strings", "Its environment: wins over `env_file`, and over `[mesh] env`.", {})
     env_file: Text | None = key("path", "A .env file for it. Must exist.")
-    register: Literal["auto", "self", "supervisor", "never"] = key(
+    # pydantic's own class has a `register`.
+    announced: Literal["auto", "self", "supervisor", "never"] = key(
         "`auto`, `self`, `supervisor` or `never`",
         "Who registers it. `auto`: itself if it imports the MCP Mesh SDK, the supervisor if it has a port, else nobody.",
         "auto",
+        alias="register",
     )
     depends_on: Annotated[
         Annotated[list[Text], ListTag] | Annotated[dict[str, DependencyTable], TableTag],
@@ -322,7 +324,9 @@ class Defaults(Table):
         _either("must be a list of patterns, or false (then no save reloads it)"),
     ] = key("list of patterns, or `false`", "More files that reload it. `false`: never reloaded by a save.", [])
     restart: Literal["always", "on-failure", "never"] = key(
-        "`always`, `on-failure` or `never`", "When it ends by itself.", shown="`always`; of a task `never`"
+        "`always`, `on-failure` or `never`",
+        "When it ends by itself. A task that succeeded is never run again.",
+        "always",
     )
     backoff: BackoffTable = key("table", "How long the waits between restarts are.", BackoffTable(), shown="see below")
     crashloop: CrashLoopTable = key("table", "What a crash loop is.", CrashLoopTable(), shown="see below")
@@ -366,3 +370,25 @@ class MeshFile(Table):
 
 
 SIGNALS = {name: Signals[name] for name in STOP_SIGNALS}
+
+
+def keys_of(model: type[Table]) -> tuple[str, ...]:
+    """The keys of a table as mesh.toml writes them."""
+    return tuple(info.alias or name for name, info in model.model_fields.items())
+
+
+def keys_at(model: type[Table], place: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The keys of the table that the last part of ``place`` (a pydantic location within ``model``) stands in."""
+    table: type[Table] | None = model
+    for part in place[:-1]:
+        fields = {info.alias or name: info for name, info in table.model_fields.items()} if table else {}
+        if part in fields:
+            table = _table_in(fields[str(part)].annotation)
+    return keys_of(table) if table else ()
+
+
+def _table_in(annotation: object) -> type[Table] | None:
+    """The one table in a type such as ``dict[str, DependencyTable] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return annotation
+    return next(filter(None, (_table_in(inner) for inner in get_args(annotation))), None)
