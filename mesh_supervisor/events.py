@@ -60,7 +60,7 @@ class Event:
     kind: str
     agent: str | None
     text: str
-    details: Mapping[str, Any] = NOTHING
+    details: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     def to_json(self) -> dict[str, Any]:
         return {
