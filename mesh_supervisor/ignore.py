@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from functools import lru_cache
 
 from pathspec import GitIgnoreSpec
 
@@ -82,32 +82,43 @@ BUILT_IN: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The patterns of one place (a ``.gitignore``, ``watch.ignore``), relative to ``base``."""
+    """The patterns of one place (a ``.gitignore``, ``watch.ignore``), relative to ``base``, an absolute folder."""
 
-    base: PurePath
+    base: str
     spec: GitIgnoreSpec
 
-    def verdict(self, path: PurePath, *, directory: bool) -> bool | None:
+    def verdict(self, path: str, *, directory: bool) -> bool | None:
         """True: ignored, False: a ``!pattern`` takes it back, None: no pattern speaks of it (or it lies elsewhere)."""
-        try:
-            inner = path.relative_to(self.base).as_posix()
-        except ValueError:
+        stem = self.base.rstrip("/") + "/"
+        if not path.startswith(stem):
             return None
-        return self.verdict_inside(inner, directory=directory)
-
-    def verdict_inside(self, inner: str, *, directory: bool) -> bool | None:
-        """As ``verdict``, of a path that is already relative to ``base`` ("a/b.py"); "." is never spoken of."""
-        if inner == ".":
-            return None
+        inner = path[len(stem) :]
         return self.spec.check_file(inner + "/" if directory else inner).include
 
 
-def layer(base: PurePath, lines: Iterable[str]) -> Layer:
+def layer(base: str, lines: Iterable[str]) -> Layer:
     """Compile gitignore lines (comments, ``!`` and ``**`` as git has them). Raises ValueError for a bad pattern."""
     return Layer(base, GitIgnoreSpec.from_lines(lines))
 
 
-def first_verdict(layers: Sequence[Layer], path: PurePath, *, directory: bool) -> bool | None:
+def lenient_layer(base: str, lines: Sequence[str]) -> tuple[Layer, tuple[str, ...]]:
+    """The layer of those lines that are patterns, and those that are not: somebody else's file must not stop us."""
+    try:
+        return layer(base, lines), ()
+    except ValueError:
+        bad = tuple(line for line in lines if not _is_pattern(line))
+        return layer(base, [line for line in lines if line not in bad]), bad
+
+
+def _is_pattern(line: str) -> bool:
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except ValueError:
+        return False
+    return True
+
+
+def first_verdict(layers: Sequence[Layer], path: str, *, directory: bool) -> bool | None:
     """What the first layer that speaks of ``path`` says. Folders above it are the caller's to ask about first:
     what lies in an ignored folder cannot be taken back, as in git."""
     for one in layers:
@@ -115,3 +126,13 @@ def first_verdict(layers: Sequence[Layer], path: PurePath, *, directory: bool) -
         if verdict is not None:
             return verdict
     return None
+
+
+_BUILT_IN_SPEC = GitIgnoreSpec.from_lines(BUILT_IN)
+
+
+@lru_cache(maxsize=4096)
+def built_in(name: str, *, directory: bool) -> bool:
+    """Whether the built-in list passes over a file or folder of this name. Its patterns speak of names only, which
+    makes the answer the same everywhere, and worth remembering."""
+    return bool(_BUILT_IN_SPEC.match_file(name + "/" if directory else name))

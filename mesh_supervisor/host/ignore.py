@@ -1,0 +1,174 @@
+"""The ignore rules of a mesh, read from where people keep them: watch.ignore, .meshwatch, .gitignore files.
+
+Answers are remembered per folder, since they are asked of every folder of a tree and of every event; ``refresh``
+forgets them when a rule file has changed. Safe to ask from several threads: what is remembered is only ever replaced.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesh_supervisor.ignore import Layer, built_in, first_verdict, layer, lenient_layer
+
+RULE_FILES = frozenset({".gitignore", ".meshwatch"})
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Answers by folder. Thrown away as a whole, so that a thread that still uses an old one does no harm."""
+
+    chains: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
+    user_layers: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
+    user_folders: dict[str, bool] = field(default_factory=dict)
+    found_folders: dict[str, bool] = field(default_factory=dict)
+    bad_lines: list[str] = field(default_factory=list)
+
+
+class Ignore:
+    """``roots``: the folders below which files may be inputs, mesh.toml's own first. ``patterns``: watch.ignore,
+    relative to the root that a path lies in. ``state_dir`` is ignored whatever anybody says. Raises ValueError for a
+    pattern of watch.ignore that is none; bad lines in files are passed over and kept in ``warnings``."""
+
+    def __init__(self, roots: Sequence[Path], patterns: Iterable[str] = (), *, state_dir: Path | None = None) -> None:
+        self._patterns = tuple(patterns)
+        layer("/", self._patterns)
+        self._state_dir = None if state_dir is None else str(state_dir)
+        self._roots: tuple[str, ...] = ()
+        self._memory = _Memory()
+        self.cover(roots)
+
+    def cover(self, roots: Sequence[Path]) -> None:
+        """Other roots from now on, and every rule read anew."""
+        # The deepest first: it is the one that a path "lies in".
+        self._roots = tuple(sorted({str(root) for root in roots}, key=len, reverse=True))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """A rule file has changed: read them again when they are needed next."""
+        self._memory = _Memory()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each line of a rule file, read so far, that is no gitignore pattern."""
+        return tuple(self._memory.bad_lines)
+
+    # ---- the questions ---------------------------------------------------------------------------------------------
+
+    def user_ignored(self, path: Path | str) -> bool:
+        """Whether watch.ignore or .meshwatch says no, of the file or of a folder above it, up to its root."""
+        text = str(path)
+        if self._in_state_dir(text):
+            return True
+        root = self._root_of(text)
+        return self._user_ignores_folder(_parent(text), root) or self._user_says(text, root, directory=False) is True
+
+    def discovery_ignored(self, path: Path | str) -> bool:
+        """Whether a glob or a watched folder passes this file over: the user's word, .gitignore, the built-in list."""
+        text = str(path)
+        if self._in_state_dir(text):
+            return True
+        root = self._root_of(text)
+        return self._passes_over_folder(_parent(text), root) or self._passes_over(text, root, directory=False)
+
+    def prunes(self, folder: Path | str) -> bool:
+        """Whether nothing below this folder is worth finding; an input that lies there is watched by itself."""
+        text = str(folder)
+        return self._in_state_dir(text) or self._passes_over_folder(text, self._root_of(text))
+
+    # ---- how they are answered -------------------------------------------------------------------------------------
+
+    def _in_state_dir(self, path: str) -> bool:
+        return self._state_dir is not None and _within(path, self._state_dir)
+
+    def _root_of(self, path: str) -> str:
+        """The root that ``path`` lies in; elsewhere its own folder, so that patterns of names still hold."""
+        return next((root for root in self._roots if _within(path, root)), _parent(path))
+
+    def _user_ignores_folder(self, folder: str, root: str) -> bool:
+        if not _below(folder, root):
+            return False
+        known = self._memory.user_folders.get(folder)
+        if known is None:
+            known = self._user_ignores_folder(_parent(folder), root) or bool(
+                self._user_says(folder, root, directory=True)
+            )
+            self._memory.user_folders[folder] = known
+        return known
+
+    def _user_says(self, path: str, root: str, *, directory: bool) -> bool | None:
+        layers = self._memory.user_layers.get(root)
+        if layers is None:
+            layers = (*self._layers_of(root, ".meshwatch"), layer(root, self._patterns))
+            self._memory.user_layers[root] = layers
+        return first_verdict(layers, path, directory=directory)
+
+    def _passes_over_folder(self, folder: str, root: str) -> bool:
+        # A root is watched because somebody named it: rules above it do not reach into it.
+        if not _below(folder, root):
+            return False
+        known = self._memory.found_folders.get(folder)
+        if known is None:
+            known = self._passes_over_folder(_parent(folder), root) or self._passes_over(folder, root, directory=True)
+            self._memory.found_folders[folder] = known
+        return known
+
+    def _passes_over(self, path: str, root: str, *, directory: bool) -> bool:
+        """Of this path alone; the folders above it are known not to be passed over."""
+        word = self._user_says(path, root, directory=directory)
+        if word is None:
+            word = first_verdict(self._chain(_parent(path), root), path, directory=directory)
+        return built_in(path.rpartition("/")[2], directory=directory) if word is None else word
+
+    def _chain(self, folder: str, root: str) -> tuple[Layer, ...]:
+        """The .gitignore files that speak of what is in ``folder``, the nearest first."""
+        known = self._memory.chains.get(folder)
+        if known is None:
+            own = self._layers_of(folder, ".gitignore")
+            known = own if self._chain_ends(folder, root) else (*own, *self._chain(_parent(folder), root))
+            self._memory.chains[folder] = known
+        return known
+
+    def _chain_ends(self, folder: str, root: str) -> bool:
+        """A repository does not obey the one around it; above a root only its own repository has a say."""
+        if folder == "/" or Path(folder, ".git").exists():
+            return True
+        return folder == root and self._repository_passes_over(root)
+
+    def _repository_passes_over(self, root: str) -> bool:
+        """Whether the repository around ``root`` ignores it, or there is none: then its rules say nothing inside."""
+        around = [Path(root), *Path(root).parents]
+        top = next((place for place in around if (place / ".git").exists()), None)
+        if top is None:
+            return True
+        layers: tuple[Layer, ...] = ()
+        inside = [place for place in reversed(around) if place == top or top in place.parents]
+        for place, child in itertools.pairwise(inside):
+            layers = (*self._layers_of(str(place), ".gitignore"), *layers)
+            if first_verdict(layers, str(child), directory=True):
+                return True
+        return False
+
+    def _layers_of(self, folder: str, name: str) -> tuple[Layer, ...]:
+        """The layer of that rule file; none where there is no such file, or it cannot be read."""
+        try:
+            lines = Path(folder, name).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return ()
+        found, bad = lenient_layer(folder, lines)
+        self._memory.bad_lines.extend(f"{folder}/{name}: '{line}' is no gitignore pattern; passed over" for line in bad)
+        return (found,)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or _below(path, folder)
+
+
+def _below(path: str, folder: str) -> bool:
+    return path.startswith(folder if folder.endswith("/") else folder + "/")
