@@ -82,13 +82,20 @@ class Client:
     def _stream(self, path: str) -> Iterator[dict[str, Any]]:
         """Objects, one per line. Connects at once, so that what happens after the call is not missed."""
         connection = _UnixConnection(self.path, LOOK)
-        with self._explained(LOOK):
-            connection.request("GET", path)
-            response = connection.getresponse()
-            if response.status != 200:
-                _answer(response)
-            connection.sock.settimeout(None)
+        with contextlib.ExitStack() as unless_it_works:
+            unless_it_works.callback(connection.close)
+            with self._explained(LOOK):
+                response = self._opened(connection, path)
+            unless_it_works.pop_all()
         return self._objects(connection, response)
+
+    def _opened(self, connection: http.client.HTTPConnection, path: str) -> http.client.HTTPResponse:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        if response.status != 200:
+            _answer(response)
+        connection.sock.settimeout(None)
+        return response
 
     def _objects(
         self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
