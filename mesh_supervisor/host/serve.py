@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Callable, Generator
 
@@ -21,7 +22,32 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: far from every common heartbeat interval, as nginx has it."""
 
+BACKLOG = 2048
+
 Admit = Callable[[socket.socket], bool]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises OSError: taken, not an address of this machine, a name that nobody knows.
+
+    SO_REUSEADDR, so that a restart can take the port over although connections of the earlier process linger.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def allow_many_connections() -> None:
+    """As many open files as the system lets this user have; the usual 1024 is less than a thousand agents need."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def serve(
@@ -55,6 +81,7 @@ def _configuration(app: ASGIApp, grace: int, admit: Admit | None) -> uvicorn.Con
         proxy_headers=False,
         server_header=False,
         date_header=False,
+        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=grace,
     )
