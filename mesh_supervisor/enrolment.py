@@ -99,6 +99,7 @@ class Enrolment:
     # ---- what should be ----------------------------------------------------------------------------------------------
 
     def announce(self, record: Mapping[str, Any]) -> None:
+        self._leaving.discard(record["agent_id"])
         self._wanted[record["agent_id"]] = record
         self._confirmed.discard(record["agent_id"])
         self._woken.set()

@@ -15,7 +15,7 @@ from typing import Protocol
 from mesh_supervisor.errors import NotReady, RegistryError
 from mesh_supervisor.host import notify, probes, procfs
 from mesh_supervisor.host.capture import Capture
-from mesh_supervisor.host.children import Child, Program
+from mesh_supervisor.host.children import Program
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.host.ports import listeners
 from mesh_supervisor.host.spawn import Swept, spawn, stop, sweep, tree

@@ -1,0 +1,233 @@
+"""From a save to the agents that it concerns: what each was started from, what has changed since, whether it loads.
+
+    batch ─► mesh.toml or an env file? ─► affected? ─► content differs? ─► loads? ─► InputsChanged | EditRejected
+             (apply)                      (impact.py)   (content.py)
+
+One batch after the other; nothing here starts or stops anything, it only posts events to agents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mesh_supervisor import impact
+from mesh_supervisor.host.content import Fingerprints
+from mesh_supervisor.host.ignore import Ignore
+from mesh_supervisor.impact import Inputs, Reason
+from mesh_supervisor.lifecycle import EditRejected, EditUndone, Event, InputsChanged
+from mesh_supervisor.spec import AgentSpec
+
+Digests = Mapping[Path, str | None]
+
+
+class Finder(Protocol):
+    """What the interpreter of an agent knows (host/inputs.py)."""
+
+    async def inputs_of(self, spec: AgentSpec) -> Inputs: ...
+
+    async def broken(self, spec: AgentSpec, inputs: Inputs, changed: Collection[Path]) -> str | None:
+        """Why the agent cannot load with these changed files, with file and line; None: nothing speaks against it."""
+        ...
+
+    def forget_bytecode(self, changed: Iterable[Path]) -> None: ...
+
+
+@dataclass(slots=True)
+class Tracked:
+    """``started_from``: what the newest instance was, or is about to be, started from. None: never started."""
+
+    spec: AgentSpec
+    inputs: Inputs = field(default_factory=Inputs)
+    started_from: Digests | None = None
+    rejected: bool = False
+    enabled: bool = True
+
+
+class Selection:
+    """Knows the inputs of every agent. ``configured`` is awaited when a file that mesh.toml is made of has changed."""
+
+    def __init__(
+        self,
+        root: Path,
+        finder: Finder,
+        ignore: Ignore,
+        *,
+        post: Callable[[str, Event], None],
+        configured: Callable[[], Awaitable[None]],
+        inputs_changed: Callable[[], None],
+    ) -> None:
+        self.agents: dict[str, Tracked] = {}
+        self.config_files: frozenset[Path] = frozenset()
+        self._root, self._finder, self._ignore = root, finder, ignore
+        self._post, self._configured, self._inputs_changed = post, configured, inputs_changed
+        self._fingerprints = Fingerprints()
+        self._hashing = asyncio.Lock()  # Fingerprints are for one thread at a time
+        self._batches: asyncio.Queue[frozenset[Path]] = asyncio.Queue()
+
+    # ---- what is watched ---------------------------------------------------------------------------------------------
+
+    def track(self, spec: AgentSpec, *, enabled: bool) -> None:
+        """A new agent, or a changed one (it keeps what it was started from)."""
+        known = self.agents.get(spec.name)
+        if known is None:
+            self.agents[spec.name] = Tracked(spec, enabled=enabled)
+        else:
+            known.spec, known.enabled = spec, enabled
+
+    def forget(self, agent: str) -> None:
+        del self.agents[agent]
+        self._inputs_changed()
+
+    def files(self) -> frozenset[Path]:
+        """Every file that matters by itself, also those that do not exist yet."""
+        own = (frozenset().union(t.inputs.paths, t.inputs.missing) for t in self.agents.values())
+        return self.config_files.union(*own)
+
+    def folders(self) -> list[Path]:
+        """Where globs look, also in places that .gitignore passes over."""
+        return [glob.base for t in self.agents.values() for glob in t.inputs.globs if not glob.negated]
+
+    def relevant(self, path: Path) -> bool:
+        """Whether a path that is no known input could be one: a new file under a glob, a plug-in, a watched folder."""
+        return any(
+            impact.reason_for(path, tracked.inputs, self._ignore.discovery_ignored) is not None
+            for tracked in self.agents.values()
+        )
+
+    # ---- before a start ----------------------------------------------------------------------------------------------
+
+    async def look(self, agent: str) -> Inputs:
+        """The inputs as they are now, and their content: what an instance that is spawned next is started from."""
+        tracked = self.agents[agent]
+        inputs = await self._finder.inputs_of(tracked.spec)
+        tracked.started_from = await self._digests(inputs.paths)
+        tracked.rejected = False
+        self._learn(tracked, inputs)
+        return inputs
+
+    async def look_again(self, agent: str, inputs: Inputs) -> None:
+        """Inputs that became known only while it runs. What they hold now counts as what it was started from."""
+        tracked = self.agents[agent]
+        tracked.started_from = {**await self._digests(inputs.paths), **(tracked.started_from or {})}
+        self._learn(tracked, inputs)
+
+    def _learn(self, tracked: Tracked, inputs: Inputs) -> None:
+        if inputs != tracked.inputs:
+            tracked.inputs = inputs
+            self._inputs_changed()
+
+    async def _digests(self, paths: Iterable[Path]) -> dict[Path, str | None]:
+        async with self._hashing:
+            return await asyncio.to_thread(self._fingerprints.digests, list(paths))
+
+    # ---- batches -----------------------------------------------------------------------------------------------------
+
+    def batch(self, paths: frozenset[Path]) -> None:
+        self._batches.put_nowait(paths)
+
+    async def run(self) -> None:
+        """Takes batches until cancelled."""
+        while True:
+            await self._take(await self._batches.get())
+
+    async def _take(self, paths: frozenset[Path]) -> None:
+        if paths & self.config_files:
+            await self._configured()
+        candidates = {name: t.inputs for name, t in self.agents.items() if t.enabled}
+        concerned = impact.affected(
+            _with_contents(paths, candidates.values()),
+            candidates,
+            self._ignore.user_ignored,
+            self._ignore.discovery_ignored,
+        )
+        for agent, reason in concerned.items():
+            if agent in self.agents:
+                await self._consider(agent, reason)
+
+    async def catch_up(self, agent: str) -> None:
+        """Watching was switched on again: what changed meanwhile counts."""
+        tracked = self.agents[agent]
+        path = next(iter(sorted(tracked.inputs.files)), self._root)
+        await self._consider(agent, Reason(path, (path,), "import"), why="changed while its watching was off")
+
+    async def _consider(self, agent: str, reason: Reason, why: str = "") -> None:
+        tracked = self.agents[agent]
+        if tracked.started_from is None:
+            return  # never started: it will be started from what is there then
+        inputs, digests, changed = await self._compare(tracked)
+        if not changed:
+            tracked.rejected = False
+            self._learn(tracked, inputs)
+            self._post(agent, EditUndone())
+            return
+        broken = await self._finder.broken(tracked.spec, inputs, changed)
+        if broken is not None:
+            tracked.rejected = True
+            self._learn(tracked, _both(tracked.inputs, inputs))
+            self._post(agent, EditRejected(broken))
+            return
+        self._finder.forget_bytecode(changed)
+        tracked.started_from, tracked.rejected = digests, False
+        self._learn(tracked, inputs)
+        self._post(agent, InputsChanged(why or impact.chain_text(reason, self._root)))
+
+    async def _compare(self, tracked: Tracked) -> tuple[Inputs, Digests, list[Path]]:
+        """(inputs now, their digests, the paths whose content is not what the newest instance was started from)."""
+        inputs = await self._finder.inputs_of(tracked.spec)
+        before = tracked.started_from or {}
+        digests = await self._digests(inputs.paths | before.keys())
+        changed = [path for path in digests if digests[path] != before.get(path)]
+        return inputs, {path: found for path, found in digests.items() if found is not None}, sorted(changed)
+
+    # ---- questions ---------------------------------------------------------------------------------------------------
+
+    async def broken(self, agent: str) -> str | None:
+        """Would a restart now end in a program that cannot load? Only what has changed since its start is looked at."""
+        tracked = self.agents[agent]
+        if tracked.started_from is None:
+            return None
+        inputs, _, changed = await self._compare(tracked)
+        broken = await self._finder.broken(tracked.spec, inputs, changed) if changed else None
+        if broken is None:
+            self._finder.forget_bytecode(changed)
+        return broken
+
+    async def why(self, path: Path) -> dict[str, Reason]:
+        """The agents that a change of this file would concern, whether they are watched or not."""
+        for tracked in self.agents.values():
+            if tracked.started_from is None:
+                self._learn(tracked, await self._finder.inputs_of(tracked.spec))
+        inputs = {name: t.inputs for name, t in self.agents.items()}
+        paths = _with_contents(frozenset({path}), inputs.values())
+        user, found = self._ignore.user_ignored, self._ignore.discovery_ignored
+        return impact.affected(paths, inputs, user, found, unwatched_too=True)
+
+
+def _with_contents(paths: frozenset[Path], inputs: Collection[Inputs]) -> frozenset[Path]:
+    """A folder that came or went stands for all inputs below it."""
+    known = frozenset().union(*(own.paths for own in inputs))
+    below = {path for path in known if any(parent in paths for parent in path.parents)}
+    return paths | below
+
+
+def _both(old: Inputs, new: Inputs) -> Inputs:
+    """While an edit is rejected, mending it counts, and so does undoing it."""
+    return Inputs(
+        files={**old.files, **new.files},
+        missing={**old.missing, **new.missing},
+        folders={**old.folders, **new.folders},
+        globs=new.globs,
+        env_files=new.env_files,
+        directories=new.directories,
+        matched=old.matched | new.matched,
+        third_party=new.third_party,
+        gone=new.gone,
+        notes=new.notes,
+        warning=new.warning,
+        watched=new.watched,
+        known=new.known,
+    )
