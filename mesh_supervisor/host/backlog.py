@@ -26,9 +26,9 @@ class Backlog:
     def put(self, line: Line) -> None:
         with self._changed:
             self._lines.append(line)
-            self._characters += len(line.text)
+            self._characters += line.weight
             while len(self._lines) > self._most_lines or self._characters > self._most_characters:
-                self._characters -= len(self._lines.popleft().text)
+                self._characters -= self._lines.popleft().weight
                 self._dropped += 1
             if self._waiting:
                 self._waiting = False

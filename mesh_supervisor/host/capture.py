@@ -15,7 +15,7 @@ from mesh_supervisor.host.lastwords import TAIL, Failure, read_failure
 from mesh_supervisor.host.lines import LONGEST_LINE, Line, LineSplitter, readable
 
 SLICE = 0.002
-"""Seconds of one turn of the event loop that one instance's output may take. A flood goes on in the next turn."""
+"""Seconds of one turn of the event loop that all output that waits may take. A flood goes on in the next turn."""
 
 PIPE_SIZE = 256 * 1024
 """Bytes that an agent may be ahead of us. Larger ones would use up what Linux grants one user (64 MiB in all)."""
@@ -23,6 +23,9 @@ PIPE_SIZE = 256 * 1024
 LONGEST_TAIL_LINE = 2000
 LONGEST_WAIT = 5.0
 """Seconds after which ``finished`` gives up on a survivor that keeps writing."""
+
+_behind: set[Capture] = set()
+"""Those with lines left over from an earlier turn; they share a slice."""
 
 
 class Capture:
@@ -120,14 +123,16 @@ class Capture:
 
     def _go_on(self) -> None:
         """Hand on lines for one slice. While some are left nothing more is read: what is held stays small."""
-        until = time.perf_counter() + SLICE
+        until = time.perf_counter() + SLICE / max(1, len(_behind))
         at = self._clock()
         while self._waiting:
             for _ in range(min(32, len(self._waiting))):
                 self._hand_on(self._waiting.popleft(), at)
             if time.perf_counter() > until:
                 break
+        _behind.discard(self)
         if self._waiting:
+            _behind.add(self)
             self._pause()
             self._loop.call_soon(self._go_on)
         elif self._source is None:

@@ -8,6 +8,7 @@ import re
 import select
 import threading
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from mesh_supervisor.host.logfiles import stamp
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _SGR = re.compile(r"(\x1b\[[0-9;:]*m)")
+_MOST_COLOURS = 8
+"""Of the last ones that a folded row repeats: a line that is all colours must not multiply."""
 _RESERVED = ("at", "agent", "generation")
 _OVERLOADED = "the console is too slow"
 # What JSON allows raw inside a string, and a terminal or a careless reader takes for more than a character.
@@ -89,9 +92,11 @@ def wants_colour(terminal: bool, environ: Mapping[str, str]) -> bool:
 
 
 class Prefixed:
-    """Line → ``planner  | text``. ``columns``: of a terminal, where long lines are folded under their own prefix,
+    """Line → ``planner  | text``.
 
-    because the terminal's own folding would let a program begin a row, and there write another's prefix."""
+    ``columns``: of a terminal, where long lines are folded under their own prefix, because the terminal's own folding
+    would let a program begin a row, and write another's prefix there.
+    """
 
     def __init__(self, names: Iterable[str], colour: bool, columns: Callable[[], int] | None = None) -> None:
         self._colour, self._columns = colour, columns
@@ -106,7 +111,7 @@ class Prefixed:
         text = line.styled if self._colour and line.styled else line.text
         if self._columns is None:
             return prefix + self._closed(text) + "\n"
-        room = max(20, self._columns() - self._width - 3)
+        room = max(1, self._columns() - self._width - 3)
         return "".join(prefix + self._closed(row) + "\n" for row in fold(text.expandtabs(4), room))
 
     def _know(self, name: str) -> None:
@@ -130,17 +135,18 @@ def fold(text: str, room: int) -> list[str]:
     """Rows of at most ``room`` columns, by the widest guess that a terminal can make; colours go on in the next."""
     if len(text) <= room and text.isascii() and "\x1b" not in text:
         return [text]
-    rows, row, used, colours = [], "", 0, ""
+    rows, row, used = [], "", 0
+    colours: deque[str] = deque(maxlen=_MOST_COLOURS)
     for piece in _SGR.split(text):
         if piece.startswith("\x1b"):
             row += piece
-            colours += piece
+            colours.append(piece)
             continue
         for character in piece:
             width = widest(character)
             if used + width > room:
                 rows.append(row)
-                row, used = colours, 0
+                row, used = "".join(colours), 0
             row += character
             used += width
     return [*rows, row]

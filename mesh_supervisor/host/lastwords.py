@@ -23,11 +23,13 @@ LONGEST = 300
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _GROUP = re.compile(r"^(?P<margin>\s+)\+ Exception Group Traceback \(most recent call last\):")
 _SECTION = re.compile(r"^\s*\+(?:-\+)?-{4,}")
+_NUMBERED = re.compile(r"^\s*\+-+ (?:\d+|\.\.\.) -+$")
 _INSIDE = re.compile(r"^\s+\| ?(?P<text>.*)$")
 _SUBGROUP = re.compile(r"\(\d+ sub-exceptions?\)$")
 _NODE_FRAME = re.compile(r"^\s+at .")
 _NODE_ERROR = re.compile(r"^(?:Uncaught )?[A-Za-z_$][\w$.]*(?: \[\w+\])?(?::|$)")
 _NODE_PLACE = re.compile(r"(?:^|[ (])(?:file://)?(?P<file>/[^():]+):(?P<line>\d+)(?::\d+)?\)?$")
+_IDLE = re.compile(r"\s*$|Node\.js v\d|\(Use `node --trace-uncaught")
 _FOREIGN = re.compile(r"[/\\](?:site-packages|dist-packages|node_modules)[/\\]|[/\\]lib[/\\]python\d|^<|^node:")
 _NOT_LOADED = re.compile(
     r"No module named|can't open file|Could not import module|Error loading ASGI app|Cannot find module"
@@ -60,10 +62,10 @@ class _Found:
 
 def read_failure(lines: Sequence[str]) -> Failure:
     """``lines``: the last ones of the output, oldest first, sanitized."""
-    candidates = [*_tracebacks(lines), *_groups(lines), *_node_stacks(lines)]
+    candidates = [*_tracebacks(lines), *_groups(lines), *_fatal(lines), *_node_stacks(lines)]
     latest = max(candidates, key=lambda found: found.end, default=None)
     if latest is None or _spoken(lines[latest.end + 1 :]) > AFTERWORDS:
-        words = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        words = next((line.strip() for line in reversed(lines) if not _IDLE.match(line)), "")
         return Failure(words[:LONGEST], loading=bool(_NOT_LOADED.search(words)))
     return _failure(latest)
 
@@ -121,9 +123,7 @@ def _groups(lines: Sequence[str]) -> Iterator[_Found]:
 
 def _group(lines: Sequence[str], start: int, margin: str) -> _Found:
     """An exception group says how many; what went wrong is said by its leaves."""
-    end = start
-    while end + 1 < len(lines) and lines[end + 1].startswith((margin + "|", margin + "+", margin + "  ")):
-        end += 1
+    end = _end_of_group(lines, start, margin)
     body = lines[start + 1 : end + 1]
     own = [line[len(margin) + 2 :] for line in body if line.startswith(margin + "|")]
     head = next((text for text in own if text and not text[0].isspace()), "ExceptionGroup")
@@ -131,6 +131,19 @@ def _group(lines: Sequence[str], start: int, margin: str) -> _Found:
     words = f"{head}: {'; '.join(leaves)}" if leaves else head
     frames = _frames([" " + text for text in own]) or _frames([" " + text for text in _inner(body)])
     return _Found(end, words, frames)
+
+
+def _end_of_group(lines: Sequence[str], start: int, margin: str) -> int:
+    """Index of its closing rule: until there, messages of several lines may lack the margin (Python 3.11, 3.12)."""
+    end = start
+    for index in range(start + 1, len(lines)):
+        if lines[index].startswith(f"{margin}  +-----") and not _NUMBERED.match(lines[index]):
+            return index
+        if _GROUP.match(lines[index]):
+            break
+        if lines[index].startswith((margin + "|", margin + "+", margin + "  ")):
+            end = index
+    return end
 
 
 def _inner(body: Sequence[str]) -> list[str]:
@@ -159,6 +172,13 @@ def _leaves(body: Sequence[str]) -> list[str]:
             else:
                 open_section = False
     return leaves
+
+
+def _fatal(lines: Sequence[str]) -> Iterator[_Found]:
+    """The interpreter itself gave up, or faulthandler saw it die; frames follow, innermost first."""
+    for index, line in enumerate(lines):
+        if line.startswith("Fatal Python error: "):
+            yield _Found(len(lines) - 1, line.strip(), _frames(lines[index:])[::-1])
 
 
 # ---- Node ------------------------------------------------------------------------------------------------------------

@@ -41,6 +41,11 @@ class Line:
     text: str
     styled: str = ""
 
+    @property
+    def weight(self) -> int:
+        """Characters, for those who hold lines and must not hold too much."""
+        return len(self.text) + len(self.styled)
+
 
 def sanitize(text: str) -> str:
     """Everything that is not plain text left out or spelled out; a tab stays."""

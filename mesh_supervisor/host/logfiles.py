@@ -7,6 +7,7 @@ A line is ``2026-11-21T01:43:36.123Z [7] text``, the number being the generation
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -94,7 +95,8 @@ class _LogFile:
         self.why = ""
         self._file: int | None = None
         self._size = 0
-        self._begun = False
+        self._apart = False  # the previous run's file is out of the way
+        self._marked = False  # this run's beginning is written
 
     def append(self, lines: list[Line]) -> None:
         """Write ``lines``, whole ones only; what does not get in is counted in ``lost``."""
@@ -103,8 +105,6 @@ class _LogFile:
         try:
             while written < len(rows):
                 self._prepare()
-                if self.lost:
-                    self._write_note(lines[0].at)
                 written += self._write_some(rows[written:])
         except OSError as error:
             self.lost += len(rows) - written
@@ -116,7 +116,8 @@ class _LogFile:
             self._file = None
 
     def _prepare(self) -> None:
-        """Have a file open that is the one at ``path`` (somebody may have removed it) and is not full."""
+        """Have a file open that is the one at ``path`` (somebody may have removed it), is not full, and says where
+        this run begins and what is missing."""
         if self._file is not None and not self._still_there():
             self.close()
         if self._file is not None and self._size >= self._max_size:
@@ -124,6 +125,12 @@ class _LogFile:
             _rotate(self.path, self._keep)
         if self._file is None:
             self._open()
+        if not self._marked:
+            self._write(f"{stamp(time.time())} {_RUN}\n".encode())
+            self._marked = True
+        if self.lost:
+            self._write(f"{stamp(time.time())} [0] {left_out(self.lost, self.why)}\n".encode())
+            self.lost = 0
 
     def _still_there(self) -> bool:
         assert self._file is not None
@@ -137,62 +144,45 @@ class _LogFile:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self._begun:
+        if not self._apart:
             _rotate(self.path, self._keep)
+            self._apart = True
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._file).st_size
-        if not self._begun:
-            self._write_whole(f"{stamp(time.time())} {_RUN}\n".encode())
-            self._begun = True
-
-    def _write_note(self, at: float) -> None:
-        self._write_whole(f"{stamp(at)} [0] {left_out(self.lost, self.why)}\n".encode())
-        self.lost = 0
 
     def _write_some(self, rows: list[bytes]) -> int:
-        """Write rows until the file is full (at least one); how many."""
+        """Write rows until the file is full (at least one); how many. Raises OSError when not even one got in."""
         room, count = self._max_size - self._size, 0
         while count < len(rows) and (room > 0 or count == 0):
             room -= len(rows[count])
             count += 1
-        return self._write_rows(rows[:count])
-
-    def _write_rows(self, rows: list[bytes]) -> int:
         try:
-            self._write_whole(b"".join(rows))
+            self._write(b"".join(rows[:count]))
         except _Short as short:
-            got = 0
-            for index, row in enumerate(rows):
-                got += len(row)
-                if got > short.written:
-                    self._take_back(short.written - (got - len(row)))
-                    if index == 0:
-                        raise
-                    return index
-        return len(rows)
+            if not short.whole_lines:
+                raise
+            return short.whole_lines
+        return count
 
-    def _write_whole(self, content: bytes) -> None:
-        """Raises _Short when only a part got in."""
+    def _write(self, content: bytes) -> None:
+        """Raises _Short when only a part got in; no half line stays in the file."""
         assert self._file is not None
         written = os.write(self._file, content)
-        self._size += written
-        if written < len(content):
-            raise _Short(written)
-
-    def _take_back(self, count: int) -> None:
-        """No half line stays in the file."""
-        assert self._file is not None
-        if count:
-            self._size -= count
-            os.ftruncate(self._file, self._size)
+        if written == len(content):
+            self._size += written
+            return
+        whole = content.rfind(b"\n", 0, written) + 1
+        self._size += whole
+        os.ftruncate(self._file, self._size)
+        raise _Short(content.count(b"\n", 0, whole))
 
 
 class _Short(OSError):
-    """A disk that fills up takes the first part of what is written."""
+    """A disk that fills up takes the first part of what is written, and says so only the next time."""
 
-    def __init__(self, written: int) -> None:
-        super().__init__(28, "No space left on device")
-        self.written = written
+    def __init__(self, whole_lines: int) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.whole_lines = whole_lines
 
 
 def _rows(lines: list[Line]) -> list[bytes]:

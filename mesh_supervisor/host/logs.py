@@ -10,7 +10,7 @@ from typing import Protocol
 
 from mesh_supervisor.host.capture import Capture
 from mesh_supervisor.host.console import Console
-from mesh_supervisor.host.lines import Line, left_out
+from mesh_supervisor.host.lines import Line, left_out, sanitize
 from mesh_supervisor.host.logfiles import LogFiles, read_log
 
 __all__ = ["SUPERVISOR", "Capture", "Console", "Follower", "Line", "LogFiles", "LogHub", "Sink", "read_log"]
@@ -21,6 +21,7 @@ SUPERVISOR = "meshsup"
 KEPT_LINES = 1000
 KEPT_CHARACTERS = 1024 * 1024
 FOLLOWER_LINES = 5000
+FOLLOWER_CHARACTERS = 4 * 1024 * 1024
 
 
 class Sink(Protocol):
@@ -34,13 +35,13 @@ class LogHub:
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, _Bounded] = {}
         self._followers: list[Follower] = []
 
     def publish(self, line: Line) -> None:
         kept = self._kept.get(line.agent)
         if kept is None:
-            kept = self._kept[line.agent] = _Kept()
+            kept = self._kept[line.agent] = _Bounded(KEPT_LINES, KEPT_CHARACTERS)
         kept.add(line)
         for sink in self._sinks:
             sink.write(line)
@@ -48,10 +49,10 @@ class LogHub:
             follower.offer(line)
 
     def say(self, text: str, *, agent: str = SUPERVISOR, at: float | None = None) -> None:
-        """A line of the supervisor's own, sanitized by whoever made it; several lines when it has newlines."""
+        """A line of the supervisor's own; several when it has newlines."""
         moment = time.time() if at is None else at
         for part in text.split("\n"):
-            self.publish(Line(moment, agent, 0, part))
+            self.publish(Line(moment, agent, 0, sanitize(part)))
 
     def recent(self, agents: Collection[str] = (), lines: int = KEPT_LINES) -> list[Line]:
         """The last ``lines`` of each of ``agents`` (none named: of all), in the order of time."""
@@ -67,21 +68,31 @@ class LogHub:
         return follower
 
 
-class _Kept:
-    """The last lines of one agent, bounded in number and in size."""
+class _Bounded:
+    """The last lines of something, bounded in number and in size (characters)."""
 
-    def __init__(self) -> None:
-        self._lines: deque[Line] = deque()
+    def __init__(self, most_lines: int, most_characters: int) -> None:
+        self._most_lines, self._most_characters = most_lines, most_characters
+        self.lines: deque[Line] = deque()
         self._characters = 0
 
-    def add(self, line: Line) -> None:
-        self._lines.append(line)
-        self._characters += len(line.text)
-        while len(self._lines) > KEPT_LINES or self._characters > KEPT_CHARACTERS:
-            self._characters -= len(self._lines.popleft().text)
+    def add(self, line: Line) -> int:
+        """How many older lines had to go."""
+        self.lines.append(line)
+        self._characters += line.weight
+        dropped = 0
+        while len(self.lines) > self._most_lines or self._characters > self._most_characters:
+            self.take()
+            dropped += 1
+        return dropped
+
+    def take(self) -> Line:
+        line = self.lines.popleft()
+        self._characters -= line.weight
+        return line
 
     def last(self, count: int) -> list[Line]:
-        return list(self._lines)[-count:] if count > 0 else []
+        return list(self.lines)[-count:] if count > 0 else []
 
 
 class Follower:
@@ -90,7 +101,7 @@ class Follower:
     def __init__(self, agents: frozenset[str], leave: Callable[[Follower], None]) -> None:
         self._agents = agents
         self._leave = leave
-        self._lines: deque[Line] = deque()
+        self._unread = _Bounded(FOLLOWER_LINES, FOLLOWER_CHARACTERS)
         self._dropped = 0
         self._woken = asyncio.Event()
         self._closed = False
@@ -98,10 +109,7 @@ class Follower:
     def offer(self, line: Line) -> None:
         if self._agents and line.agent not in self._agents:
             return
-        if len(self._lines) >= FOLLOWER_LINES:
-            self._lines.popleft()
-            self._dropped += 1
-        self._lines.append(line)
+        self._dropped += self._unread.add(line)
         self._woken.set()
 
     def close(self) -> None:
@@ -121,15 +129,15 @@ class Follower:
         return self
 
     async def __anext__(self) -> Line:
-        while not self._lines and not self._closed:
+        while not self._unread.lines and not self._closed:
             self._woken.clear()
             await self._woken.wait()
         if self._dropped:
             return self._note()
-        if not self._lines:
+        if not self._unread.lines:
             raise StopAsyncIteration
-        return self._lines.popleft()
+        return self._unread.take()
 
     def _note(self) -> Line:
         dropped, self._dropped = self._dropped, 0
-        return Line(self._lines[0].at, SUPERVISOR, 0, left_out(dropped, "read too slowly"))
+        return Line(self._unread.lines[0].at, SUPERVISOR, 0, left_out(dropped, "read too slowly"))
