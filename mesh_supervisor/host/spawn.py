@@ -180,12 +180,14 @@ async def _see_off(child: Child, number: int | None) -> None:
 
 
 def _companions(child: Child) -> list[procfs.Process]:
-    """The other processes in the session of ``child``, alive; below it or, orphaned, below this process."""
+    """The other processes in the session of ``child``, alive; orphans among them."""
     if sys.platform != "linux":
         return []
-    apart = set(living) - {child.pid}
-    below = procfs.descendants(os.getpid(), but_not_below=apart)
-    return [one for one in below if one.session == child.pid != one.pid and not one.over]
+    if adopts_orphans():
+        found = procfs.descendants(os.getpid(), but_not_below=set(living) - {child.pid})
+    else:
+        found = iter(procfs.everything().values())
+    return [one for one in found if one.session == child.pid != one.pid and not one.over]
 
 
 def _signal_one(process: procfs.Process, number: int) -> None:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from .procfs import Process, descendants, everything, look, read
 
 MARK = "MESHSUP_INSTANCE"
+_RLIMIT_LOCKS = 10
 _PATIENCE = 5.0  # seconds; only a process that hangs in the kernel needs more to die of SIGKILL
 _ROUNDS = 100
 
@@ -48,6 +49,16 @@ def tag_of(mark: str) -> int:
 
 def _tag_of_owner(owner: str) -> int:
     return crc32(owner.encode()) & 0x7FFFFFFF
+
+
+def drop_tag() -> None:
+    """For the guardian: when meshsup itself runs inside an instance of an outer mesh, that one's tag is handed down."""
+    if sys.platform == "linux":
+        import resource
+
+        hard = resource.getrlimit(_RLIMIT_LOCKS)[1]
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(_RLIMIT_LOCKS, (hard, hard))
 
 
 def mark_in(pid: int) -> str:
