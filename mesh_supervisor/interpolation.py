@@ -1,6 +1,6 @@
 """PURE. ``${VAR}``, ``${VAR:-default}``, ``${port}`` and ``${agents.NAME.url}`` in the strings of mesh.toml.
 
-``$${`` is a literal ``${``. A ``$`` without a brace means nothing here, so that patterns and shell words stay as they are.
+``$${`` is a literal ``${``. A ``$`` without a brace means nothing here: patterns and shell words stay as they are.
 """
 
 from __future__ import annotations

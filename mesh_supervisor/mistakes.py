@@ -16,7 +16,7 @@ from mesh_supervisor.interpolation import Interpolated
 from mesh_supervisor.models import LATER_AGENT_KEYS, SHAPE_TAG
 from mesh_supervisor.toml_lines import Lines, line_of
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 LONGEST_SHOWN = 40
 
@@ -105,11 +105,11 @@ _EXPLAINED = {
 class Mistake:
     """``text`` is the rest of a sentence whose subject is the key at ``path`` (() for the whole file)."""
 
-    path: Path
+    path: KeyPath
     text: str
 
 
-def from_pydantic(error: ErrorDetails, table: Path, known: Sequence[str]) -> Mistake:
+def from_pydantic(error: ErrorDetails, table: KeyPath, known: Sequence[str]) -> Mistake:
     """``table``: where the validated table is; ``known``: the keys of the table that an unknown key was found in."""
     path = (*table, *(part for part in error["loc"] if not str(part).startswith(SHAPE_TAG)))
     if error["type"] == "extra_forbidden":
@@ -117,7 +117,7 @@ def from_pydantic(error: ErrorDetails, table: Path, known: Sequence[str]) -> Mis
     return Mistake(path, _sentence(error))
 
 
-def unknown_key(path: Path, known: Sequence[str]) -> str:
+def unknown_key(path: KeyPath, known: Sequence[str]) -> str:
     word = str(path[-1])
     if word in LATER_AGENT_KEYS and _table(path) in ("agents", "defaults"):
         return "is not available in this version; remove it"
@@ -131,7 +131,7 @@ def printed(file_name: str, mistakes: Iterable[Mistake], lines: Lines) -> list[s
     return [_line(file_name, mistake, placed[mistake]) for mistake in ordered]
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """``agents.planner.capabilities[1].name``"""
     text = ""
     for part in path:
@@ -162,7 +162,7 @@ def _line(file_name: str, mistake: Mistake, line: int | None) -> str:
     return f"{file_name}: {subject}{mistake.text}" + (f" (line {line})" if line else "")
 
 
-def _table(path: Path) -> str:
+def _table(path: KeyPath) -> str:
     """The name under which the words of the table around ``path`` are listed."""
     tables = [part for part in path[:-1] if isinstance(part, str)]
     if len(tables) <= 2 and tables[:1] in (["agents"], ["defaults"]):

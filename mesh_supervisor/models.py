@@ -149,7 +149,7 @@ def key(
 ) -> Any:
     """A key with its line of the reference. ``shown``: the default in words, where the value does not say it; ``prod``:
     the default of prod mode, where it is another one."""
-    extra = {"x-type": type_, "x-shown": shown, "x-prod": prod}
+    extra: dict[str, Any] = {"x-type": type_, "x-shown": shown, "x-prod": prod}
     return Field(default=default, description=meaning, json_schema_extra=extra, alias=alias)
 
 
@@ -169,7 +169,7 @@ class Mesh(Table):
     )
     state_dir: Text | None = key(
         "path",
-        "Control socket, logs, events, the registry's store, and what outlives a run. Of `${…}` only the shell's variables.",
+        "Control socket, logs, events, the registry's store, what outlives a run. `${…}`: the shell's variables only.",
         shown="`.mesh`",
     )
     env: Environment = key("table of strings", "Environment of every agent.", {})
@@ -306,7 +306,7 @@ class Defaults(Table):
     # pydantic's own class has a `register`.
     announced: Literal["auto", "self", "supervisor", "never"] = key(
         "`auto`, `self`, `supervisor` or `never`",
-        "Who registers it. `auto`: itself if it imports the MCP Mesh SDK, the supervisor if it has a port, else nobody.",
+        "Who registers it. `auto`: itself if it imports the MCP Mesh SDK, else the supervisor if it has a port.",
         "auto",
         alias="register",
     )
