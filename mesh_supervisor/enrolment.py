@@ -7,13 +7,15 @@ the announcement of the next. What cannot be done because the registry is away i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from mesh_supervisor.environment import MESH_SDK, agent_id, words_of
 from mesh_supervisor.errors import RegistryError
 from mesh_supervisor.host.instance import Place
-from mesh_supervisor.spec import AgentSpec, MeshSpec, Register
+from mesh_supervisor.registry.client import Announcement
+from mesh_supervisor.registry.records import Issued
+from mesh_supervisor.spec import AgentSpec, Capability, MeshSpec, Register
 
 LEASE = 30.0
 """Seconds that our records live without being renewed: a supervisor that was killed leaves no ghosts for longer."""
@@ -27,19 +29,19 @@ SDK_LOOK_EVERY = 5.0
 class Registry(Protocol):
     """What is asked of the registry. Every call raises RegistryError when it does not answer, or not sensibly."""
 
-    async def register(self, record: Mapping[str, Any]) -> object: ...
+    async def register(self, announcement: Announcement) -> None: ...
 
-    async def withdraw(self, agent_id: str) -> object: ...
+    async def withdraw(self, agent: str) -> None: ...
 
-    async def agents(self) -> list[dict[str, Any]]: ...
+    async def agents(self) -> list[Mapping[str, Any]]: ...
 
-    async def renew(self, owner: str, ttl: float, ids: list[str]) -> list[str]:
-        """The ids that the registry does not know (any more)."""
+    async def lease(self, owner: str, ttl: float, ids: Collection[str]) -> tuple[list[str], list[str]]:
+        """(those that the registry knows, those to announce again)"""
         ...
 
-    async def issue(self, owner: str, ids: list[dict[str, Any]]) -> object: ...
+    async def issue(self, owner: str, ids: Iterable[Issued]) -> bool: ...
 
-    async def forget_ghosts(self, owner: str, keep: list[str]) -> object: ...
+    async def forget_ghosts(self, owner: str, keep: Collection[str]) -> list[str]: ...
 
 
 def registrar_of(spec: AgentSpec, frameworks: frozenset[str]) -> Register:
@@ -51,34 +53,18 @@ def registrar_of(spec: AgentSpec, frameworks: frozenset[str]) -> Register:
     return Register.SUPERVISOR if spec.port is not None else Register.NEVER
 
 
-def record_of(spec: AgentSpec, mesh: MeshSpec, generation: int, owner: str) -> dict[str, Any]:
-    """The body of POST /heartbeat for an agent that does not register itself. Without capabilities of its own it can
-    be found by its name."""
-    capabilities = [
-        {
-            "function_name": capability.name,
-            "capability": capability.name,
-            "version": capability.version,
-            "tags": list(capability.tags),
-            "description": capability.description,
-        }
-        for capability in spec.capabilities
-    ]
-    named = [{"function_name": spec.name, "capability": spec.name, "version": "1.0.0", "tags": [], "description": ""}]
-    return {
-        "agent_id": agent_id(spec.name, generation, owner, shared=mesh.registry.kind == "external"),
-        "name": spec.name,
-        "agent_type": "service",
-        "version": "1.0.0",
-        "http_host": mesh.advertise,
-        "http_port": spec.port,
-        "namespace": "default",
-        "status": "healthy",
-        "runtime": "python",
-        "tools": capabilities or named,
-        "owner": owner,
-        "generation": generation,
-    }
+def announcement_of(spec: AgentSpec, mesh: MeshSpec, generation: int, owner: str) -> Announcement:
+    """Of an agent that does not register itself. Without capabilities of its own it can be found by its name."""
+    assert spec.port is not None  # without one there is nothing to announce: see registrar_of
+    return Announcement(
+        id=agent_id(spec.name, generation, owner, shared=mesh.registry.kind == "external"),
+        name=spec.name,
+        owner=owner,
+        generation=generation,
+        host=mesh.advertise,
+        port=spec.port,
+        capabilities=spec.capabilities or (Capability(spec.name),),
+    )
 
 
 class Enrolment:
@@ -86,10 +72,10 @@ class Enrolment:
 
     def __init__(self, registry: Registry, owner: str, report: Callable[[str, str], None]) -> None:
         self._registry, self._owner, self._report = registry, owner, report
-        self._wanted: dict[str, Mapping[str, Any]] = {}
+        self._wanted: dict[str, Announcement] = {}
         self._confirmed: set[str] = set()
         self._leaving: set[str] = set()
-        self._issued: dict[str, dict[str, Any]] = {}  # ids of agents that register themselves, by id
+        self._issued: dict[str, Issued] = {}  # ids of agents that register themselves, by id
         self._told: set[str] = set()  # those of _issued that the registry was told of
         self._seen: set[str] = set()  # those of _issued that it calls healthy
         self._ghosts_gone = False
@@ -98,10 +84,10 @@ class Enrolment:
 
     # ---- what should be ----------------------------------------------------------------------------------------------
 
-    def announce(self, record: Mapping[str, Any]) -> None:
-        self._leaving.discard(record["agent_id"])
-        self._wanted[record["agent_id"]] = record
-        self._confirmed.discard(record["agent_id"])
+    def announce(self, announcement: Announcement) -> None:
+        self._leaving.discard(announcement.id)
+        self._wanted[announcement.id] = announcement
+        self._confirmed.discard(announcement.id)
         self._woken.set()
 
     def withdraw(self, id: str) -> None:
@@ -116,7 +102,7 @@ class Enrolment:
 
     def issue(self, id: str, name: str, generation: int) -> None:
         """This id is given to an agent that will register itself."""
-        self._issued[id] = {"id": id, "name": name, "generation": generation}
+        self._issued[id] = Issued(id, self._owner, name, generation)
         self._woken.set()
 
     def registry_came_back(self) -> None:
@@ -192,21 +178,21 @@ class Enrolment:
         new = [issued for id, issued in self._issued.items() if id not in self._told]
         if new:
             await self._registry.issue(self._owner, new)
-            self._told.update(issued["id"] for issued in new)
+            self._told.update(issued.id for issued in new)
 
     async def _announce_wanted(self) -> None:
-        for id, record in list(self._wanted.items()):
+        for id, announcement in list(self._wanted.items()):
             if id in self._confirmed:
                 continue
-            await self._registry.register(record)
-            if self._wanted.get(id) is record:  # not withdrawn, nor changed, while that was under way
+            await self._registry.register(announcement)
+            if self._wanted.get(id) is announcement:  # not withdrawn, nor changed, while that was under way
                 self._confirmed.add(id)
-                self._report(record["name"], f"registered as {id}")
+                self._report(announcement.name, f"registered as {id}")
 
     async def _renew(self) -> None:
         if not self._confirmed:
             return
-        unknown = await self._registry.renew(self._owner, LEASE, sorted(self._confirmed))
+        _, unknown = await self._registry.lease(self._owner, LEASE, sorted(self._confirmed))
         if lost := self._confirmed.intersection(unknown):
             self._confirmed -= lost
             await self._announce_wanted()

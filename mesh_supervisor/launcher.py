@@ -1,0 +1,263 @@
+"""How an instance comes to be: what it is started from, its environment, its port; and its place in the registry.
+
+``AgentLauncher`` is what agent.py calls Launcher and Announcer. What differs between an agent and the registry itself
+is behind ``Preparation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mesh_supervisor import environment
+from mesh_supervisor.enrolment import Enrolment, announcement_of, registrar_of
+from mesh_supervisor.errors import MeshError, PortTaken
+from mesh_supervisor.host.children import Program
+from mesh_supervisor.host.instance import Enrolled, Instance, Place, Watchers
+from mesh_supervisor.host.ports import holder_of
+from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.impact import Inputs
+from mesh_supervisor.lifecycle import Ended, Start
+from mesh_supervisor.selection import Selection
+from mesh_supervisor.spec import AgentSpec, MeshSpec, Register
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """What runs an agent. ``bin`` stands first in its PATH; ``why`` is said at start."""
+
+    python: Path
+    bin: Path | None = None
+    virtual_env: Path | None = None
+    why: str = ""
+
+
+class Interpreters(Protocol):
+    """host/inputs.py"""
+
+    async def interpreter_of(self, spec: AgentSpec) -> Interpreter: ...
+
+    def argv_of(self, spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]: ...
+
+    async def inputs_of_running(self, spec: AgentSpec, pid: int) -> Inputs | None:
+        """For a program whose inputs were not known before it ran; None: still not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """When (loop time) the steps of one start happened."""
+
+    asked_at: float
+    launched_at: float
+    spawned_at: float
+
+
+@dataclass(slots=True)
+class Ground:
+    """What all agents of a running mesh stand on. ``mesh`` is replaced as a whole when mesh.toml is applied."""
+
+    mesh: MeshSpec
+    state: StateDir
+    shell: Mapping[str, str]
+    registry_url: str
+    enrolment: Enrolment
+    selection: Selection
+    interpreters: Interpreters
+
+
+class Preparation(Protocol):
+    """What must be known before an instance can be spawned, and what becomes of it in the registry."""
+
+    async def program(self, spec: AgentSpec, generation: int) -> Program: ...
+
+    def enrolled(self, spec: AgentSpec, generation: int) -> Enrolled | None: ...
+
+    def announce(self, spec: AgentSpec, generation: int) -> None: ...
+
+    def withdraw(self, spec: AgentSpec, generation: int) -> None: ...
+
+    async def settled(self, spec: AgentSpec, pid: int) -> None:
+        """It is ready: what can be known only now."""
+        ...
+
+
+@dataclass(slots=True)
+class AgentLauncher:
+    """``instances`` are those that live, by generation; ``phases`` of the newest start."""
+
+    spec: AgentSpec
+    preparation: Preparation
+    state: StateDir
+    watchers: Watchers
+    now: Callable[[], float]
+    instances: dict[int, Instance] = field(default_factory=dict)
+    starts: dict[int, Start] = field(default_factory=dict)
+    phases: Phases | None = None
+
+    async def launch(self, generation: int, start: Start) -> LaunchedInstance:
+        launched_at = self.now()
+        spec = self.spec
+        program = await self.preparation.program(spec, generation)
+        self._check_port(spec)
+        try:
+            self.state.keep_generation(spec.name, generation)
+        except OSError as error:
+            raise MeshError(f"cannot write {self.state.path}/generations.json: {error.strerror}") from error
+        mark = f"{self.state.owner}/{spec.name}/{generation}"
+        enrolled = self.preparation.enrolled(spec, generation)
+        instance = LaunchedInstance(spec, program, mark, generation, self.watchers, enrolled, self)
+        # Nothing is awaited from the spawn on: a cancelled launch leaves no process.
+        self.instances[generation] = instance
+        self.starts[generation] = start
+        self.phases = Phases(start.asked_at, launched_at, instance.spawned_at)
+        return instance
+
+    def announce(self, generation: int) -> None:
+        self.preparation.announce(self.spec, generation)
+
+    def withdraw(self, generation: int) -> None:
+        self.preparation.withdraw(self.spec, generation)
+
+    def retune(self, spec: AgentSpec) -> None:
+        """Policies of a changed mesh.toml that need no restart: of the instances that live, too."""
+        self.spec = spec
+        for instance in self.instances.values():
+            instance.spec = spec
+
+    @staticmethod
+    def _check_port(spec: AgentSpec) -> None:
+        if spec.port is None:
+            return
+        holder = holder_of(spec.port, spec.host)
+        if holder is not None:
+            raise PortTaken(spec.name, spec.port, holder)
+
+
+class LaunchedInstance(Instance):
+    """An Instance that its launcher knows while it lives."""
+
+    def __init__(
+        self,
+        spec: AgentSpec,
+        program: Program,
+        mark: str,
+        generation: int,
+        watchers: Watchers,
+        enrolled: Enrolled | None,
+        launcher: AgentLauncher,
+    ) -> None:
+        super().__init__(spec, program, mark, generation, watchers, enrolled)
+        self._launcher = launcher
+
+    async def ready(self) -> None:
+        await super().ready()
+        await self._launcher.preparation.settled(self.spec, self.pid)
+
+    async def ended(self) -> Ended:
+        ended = await super().ended()
+        self._launcher.instances.pop(self.generation, None)
+        # Whoever registered it: a killed process says no goodbye, and one that never got ready may have registered.
+        self._launcher.preparation.withdraw(self.spec, self.generation)
+        return ended
+
+
+@dataclass(slots=True)
+class AgentPreparation:
+    """Of an agent. ``inputs`` and ``interpreter`` are those of the newest start, for `ps -o wide`."""
+
+    ground: Ground
+    say: Callable[[str], None]
+    inputs: Inputs = field(default_factory=Inputs)
+    interpreter: Interpreter | None = None
+    _warned: str | None = None
+
+    async def program(self, spec: AgentSpec, generation: int) -> Program:
+        ground = self.ground
+        self.inputs = await ground.selection.look(spec.name)
+        self._warn(self.inputs.warning)
+        self.interpreter = found = await ground.interpreters.interpreter_of(spec)
+        environ = environment.build(
+            spec,
+            ground.mesh,
+            shell=ground.shell,
+            generation=generation,
+            owner=ground.state.owner,
+            registry_url=ground.registry_url,
+            frameworks=self.inputs.third_party,
+            bin_dir=found.bin,
+            virtual_env=found.virtual_env,
+        )
+        self._make_folder(Path(environ["MESHSUP_STATE_DIR"]))
+        return Program(ground.interpreters.argv_of(spec, found), environ, spec.directory)
+
+    def enrolled(self, spec: AgentSpec, generation: int) -> Enrolled | None:
+        if self.registrar(spec) is not Register.SELF:
+            return None
+        enrolment, id = self.ground.enrolment, self.id_of(spec, generation)
+        enrolment.issue(id, spec.name, generation)
+
+        async def place() -> Place | None:
+            return await enrolment.place_of(id)
+
+        return place
+
+    def announce(self, spec: AgentSpec, generation: int) -> None:
+        if self.registrar(spec) is Register.SUPERVISOR:
+            self.ground.enrolment.announce(announcement_of(spec, self.ground.mesh, generation, self.ground.state.owner))
+
+    def withdraw(self, spec: AgentSpec, generation: int) -> None:
+        if self.registrar(spec) is not Register.NEVER:
+            self.ground.enrolment.withdraw(self.id_of(spec, generation))
+
+    async def settled(self, spec: AgentSpec, pid: int) -> None:
+        if self.inputs.known:
+            return
+        inputs = await self.ground.interpreters.inputs_of_running(spec, pid)
+        if inputs is not None:
+            self.inputs = inputs
+            await self.ground.selection.look_again(spec.name, inputs)
+
+    def registrar(self, spec: AgentSpec) -> Register:
+        return registrar_of(spec, self.inputs.third_party)
+
+    def id_of(self, spec: AgentSpec, generation: int) -> str:
+        shared = self.ground.mesh.registry.kind == "external"
+        return environment.agent_id(spec.name, generation, self.ground.state.owner, shared=shared)
+
+    def _warn(self, warning: str | None) -> None:
+        if warning is not None and warning != self._warned:
+            self.say(warning)
+        self._warned = warning
+
+    @staticmethod
+    def _make_folder(folder: Path) -> None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MeshError(f"cannot make {folder}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryPreparation:
+    """Of the registry's own process: a fixed command line, and nobody to register it with."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+
+    async def program(self, spec: AgentSpec, generation: int) -> Program:
+        return Program(self.argv, self.environ, spec.directory)
+
+    def enrolled(self, spec: AgentSpec, generation: int) -> Enrolled | None:
+        return None
+
+    def announce(self, spec: AgentSpec, generation: int) -> None:
+        return
+
+    def withdraw(self, spec: AgentSpec, generation: int) -> None:
+        return
+
+    async def settled(self, spec: AgentSpec, pid: int) -> None:
+        return
