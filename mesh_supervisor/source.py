@@ -1,0 +1,496 @@
+"""PURE. One Python file → what it imports, what it binds, and how it changes ``sys.path``.
+
+Read with ``ast``, never executed. The walk goes through statements only; expressions are searched only in files whose
+text holds a word that asks for it (``import_module``, ``sys.path``, …), which keeps a file of 200 lines near the cost
+of ``ast.parse`` itself.
+
+A file that this Python cannot parse (a syntax error, or the syntax of a newer version) is scanned line by line instead:
+its imports stay inputs, so that the edit which mends it is seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from mesh_supervisor.pathwords import PathWords
+
+STAR = "*"
+"""The name in ``Import.names`` of ``from a import *``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One imported module: ``import a.b`` (no names) or ``from ..a import x, y`` (level 2, names x and y).
+
+    ``firm``: it runs whenever the file is loaded (top level, under no ``if``, ``try``, ``with``, ``def``).
+    ``quiet``: and before it nothing in the file runs that could teach Python to find more modules.
+    ``main_only``: it stands under ``if __name__ == "__main__"``.
+    ``guess``: a string that looks like a module; counts only if the project has such a module.
+    ``open_end``: the start of a name whose rest is made at run time: every module of that package.
+    """
+
+    module: str
+    level: int = 0
+    names: tuple[str, ...] = ()
+    line: int = 0
+    firm: bool = False
+    quiet: bool = False
+    main_only: bool = False
+    guess: bool = False
+    open_end: bool = False
+
+    def __str__(self) -> str:
+        module = "." * self.level + self.module
+        return f"from {module} import {', '.join(self.names)}" if self.names else f"import {module}"
+
+
+@dataclass(frozen=True, slots=True)
+class PathEdit:
+    """A folder that the file puts on ``sys.path``; relative ones are relative to the working directory."""
+
+    folder: str
+    front: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one file says. ``bound`` are names that its top level may bind, ``firmly_bound`` those it always does.
+
+    ``dynamic``: it may have names that are not written in it (``__getattr__``, ``globals()``, star imports).
+    ``unruly``: it may make modules findable in ways that are not followed here, so no import after it is surely gone.
+    ``run_files``: Python files that it runs by path. ``poked``: attributes it sets on other objects (``other.x = 1``).
+    ``public`` is a literal ``__all__``. ``broken``: scanned, not parsed.
+    """
+
+    imports: tuple[Import, ...] = ()
+    bound: frozenset[str] = frozenset()
+    firmly_bound: frozenset[str] = frozenset()
+    public: tuple[str, ...] | None = None
+    dynamic: bool = False
+    unruly: bool = False
+    extends_path: bool = False
+    path_edits: tuple[PathEdit, ...] = ()
+    run_files: tuple[str, ...] = ()
+    poked: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    broken: bool = False
+
+
+def read_source(content: bytes, file: str) -> Source:
+    """Read one file. ``file`` is its absolute path: what ``__file__`` means in it."""
+    tree = _parse(content)
+    if tree is None:
+        return scan_source(content)
+    reader = _Reader(file, content)
+    reader.read(tree.body, _TOP)
+    if _ASKS_FOR_EXPRESSIONS.search(content):
+        reader.read_expressions(tree)
+    return reader.source()
+
+
+def merge_broken(scanned: Source, last_good: Source) -> Source:
+    """A file in the middle of an edit: what it imported when it last parsed still counts."""
+    return replace(last_good, imports=(*last_good.imports, *scanned.imports), dynamic=True, unruly=True, broken=True)
+
+
+def _parse(content: bytes) -> ast.Module | None:
+    with warnings.catch_warnings():
+        # An invalid escape in somebody's file is no news for the people who read our stderr.
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(content)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+# ---- what cannot be parsed ---------------------------------------------------------------------------------------
+
+_FROM = re.compile(r"^[ \t]*from[ \t]+(\.*)[ \t]*([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#;]+)", re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*import[ \t]+([^\n#;]+)", re.MULTILINE)
+_IDENTIFIER = re.compile(r"[^\W\d]\w*|\*")
+_DOTTED = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*$")
+
+
+def scan_source(content: bytes) -> Source:
+    """Imports found by line, for a file that does not parse. No verdict is ever built on it."""
+    text = content.decode("utf-8", errors="replace")
+    imports = [*_scan_plain(text), *_scan_from(text)]
+    return Source(imports=tuple(imports), dynamic=True, unruly=True, broken=True)
+
+
+def _scan_plain(text: str) -> Iterator[Import]:
+    for match in _IMPORT.finditer(text):
+        for part in match[1].split(","):
+            name = part.split(" as ")[0].strip()
+            if _DOTTED.match(name):
+                yield Import(name, line=_line_of(text, match))
+
+
+def _scan_from(text: str) -> Iterator[Import]:
+    for match in _FROM.finditer(text):
+        parts = re.sub(r"#[^\n]*", "", match[3]).strip("() \t\n").split(",")
+        found = [_IDENTIFIER.match(part.strip()) for part in parts]
+        names = tuple(name[0] for name in found if name)
+        if names and (match[1] or match[2]):
+            yield Import(match[2].strip("."), len(match[1]), names, _line_of(text, match))
+
+
+def _line_of(text: str, match: re.Match[str]) -> int:
+    return text.count("\n", 0, match.start()) + 1
+
+
+# ---- what can ----------------------------------------------------------------------------------------------------
+
+_ASKS_FOR_EXPRESSIONS = re.compile(
+    rb"""import_module|__import__|run_path|run_module|spec_from_file_location|SourceFileLoader|sys\.path|addsitedir"""
+    rb"""|iter_modules|walk_packages|:=|["'][A-Za-z_][\w.]*:[A-Za-z_][\w.]*["']"""
+)
+_MAKES_NAMES = re.compile(rb"\b(?:globals|vars|locals|exec|setattr|eval)\s*\(|sys\.modules|\b__dict__\b")
+_UNRULY = re.compile(rb"sys\.modules|meta_path|path_hooks|path_importer_cache|pyximport|\bexec\s*\(")
+_MODULE_ATTR = re.compile(r"^([^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d][\w.]*$")
+_HARMLESS_CALLS = frozenset({"logging", "load_dotenv", "dotenv", "warnings", "print", "os", "signal"})
+_TRIVIAL = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Where a statement stands. ``dead``: never run (TYPE_CHECKING). ``top``: its names are the module's."""
+
+    top: bool = True
+    firm: bool = True
+    main_only: bool = False
+    dead: bool = False
+
+    def loose(self) -> _Scope:
+        return self if not self.firm else replace(self, firm=False)
+
+    def inner(self) -> _Scope:
+        return replace(self, top=False, firm=False)
+
+
+_TOP = _Scope()
+
+
+class _Reader:
+    """Collects while it walks; one per file."""
+
+    def __init__(self, file: str, content: bytes) -> None:
+        self._words = PathWords(file)
+        self._file = file
+        self._imports: list[Import] = []
+        self._bound: set[str] = set()
+        self._firmly: set[str] = set()
+        self._poked: set[str] = set()
+        self._public: tuple[str, ...] | None = None
+        self._edits: list[PathEdit] = []
+        self._run_files: list[str] = []
+        self._notes: list[str] = []
+        self._dynamic = _MAKES_NAMES.search(content) is not None
+        self._unruly = _UNRULY.search(content) is not None
+        self._extends = b"__path__" in content
+        self._quiet = True
+
+    def source(self) -> Source:
+        return Source(
+            imports=tuple(self._imports),
+            bound=frozenset(self._bound),
+            firmly_bound=frozenset(self._firmly),
+            public=self._public,
+            dynamic=self._dynamic or "__getattr__" in self._bound,
+            unruly=self._unruly,
+            extends_path=self._extends,
+            path_edits=tuple(self._edits),
+            run_files=tuple(self._run_files),
+            poked=frozenset(self._poked),
+            notes=tuple(self._notes),
+        )
+
+    # -- statements
+
+    def read(self, body: Iterable[ast.stmt], scope: _Scope) -> None:
+        for node in body:
+            self._read_statement(node, scope)
+            if scope.firm and not _is_quiet(node):
+                self._quiet = False
+
+    def _read_statement(self, node: ast.stmt, scope: _Scope) -> None:
+        match node:
+            case ast.Import():
+                self._read_import(node, scope)
+            case ast.ImportFrom():
+                self._read_import_from(node, scope)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                self._bind(node.name, scope)
+                self.read(node.body, scope.inner())
+            case ast.If():
+                self._read_if(node, scope)
+            case ast.Assign():
+                self._read_assign(node, scope)
+            case ast.Global():
+                self._bound.update(node.names)
+            case ast.Match():
+                self._read_match(node, scope)
+            case _:
+                self._read_rest(node, scope)
+
+    def _read_import(self, node: ast.Import, scope: _Scope) -> None:
+        for alias in node.names:
+            self._bind(alias.asname or alias.name.partition(".")[0], scope)
+            self._add(Import(alias.name, line=node.lineno), scope)
+
+    def _read_import_from(self, node: ast.ImportFrom, scope: _Scope) -> None:
+        if node.module == "__future__":
+            return
+        names = tuple(alias.name for alias in node.names)
+        if STAR in names:
+            self._dynamic = True
+        for alias in node.names:
+            self._bind(alias.asname or alias.name, scope)
+        self._add(Import(node.module or "", node.level, names, node.lineno), scope)
+
+    def _add(self, found: Import, scope: _Scope) -> None:
+        if not scope.dead:
+            quiet = scope.firm and self._quiet
+            self._imports.append(replace(found, firm=scope.firm, quiet=quiet, main_only=scope.main_only))
+
+    def _read_if(self, node: ast.If, scope: _Scope) -> None:
+        kind = _guard(node.test)
+        dead = replace(scope.loose(), dead=True)
+        if kind == "types":
+            self.read(node.body, dead)
+            self.read(node.orelse, scope)
+        elif kind == "not types":
+            self.read(node.body, scope)
+            self.read(node.orelse, dead)
+        elif kind == "main":
+            self.read(node.body, replace(scope, main_only=True))
+            self.read(node.orelse, scope.loose())
+        else:
+            self.read(node.body, scope.loose())
+            self.read(node.orelse, scope.loose())
+
+    def _read_assign(self, node: ast.Assign, scope: _Scope) -> None:
+        for target in node.targets:
+            self._bind_target(target, scope)
+        if scope.top and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            self._words.learn(name, node.value)
+            if name == "__all__":
+                self._public = _literal_names(node.value)
+
+    def _read_match(self, node: ast.Match, scope: _Scope) -> None:
+        for case in node.cases:
+            for part in ast.walk(case.pattern):
+                name = getattr(part, "name", None) or getattr(part, "rest", None)
+                if isinstance(name, str):
+                    self._bind(name, scope.loose())
+            self.read(case.body, scope.loose())
+
+    def _read_rest(self, node: ast.stmt, scope: _Scope) -> None:
+        """for, while, with, try, annotated and augmented assignments, ``type`` aliases, del: by their fields."""
+        target = getattr(node, "target", None) or getattr(node, "name", None)
+        if isinstance(target, ast.expr):
+            self._bind_target(target, scope if isinstance(node, ast.AnnAssign) and node.value else scope.loose())
+        for target in getattr(node, "targets", ()):  # del: whether the name is still there is not known
+            if isinstance(target, ast.Name):
+                self._firmly.discard(target.id)
+        for item in getattr(node, "items", ()):
+            if item.optional_vars is not None:
+                self._bind_target(item.optional_vars, scope.loose())
+        for handler in getattr(node, "handlers", ()):
+            if handler.name:
+                self._bind(handler.name, scope.loose())
+            self.read(handler.body, scope.loose())
+        for field in ("body", "orelse", "finalbody"):
+            self.read(getattr(node, field, ()), scope.loose())
+
+    # -- names
+
+    def _bind(self, name: str, scope: _Scope) -> None:
+        if not scope.top:
+            return
+        self._bound.add(name)
+        if scope.firm and not scope.main_only:
+            self._firmly.add(name)
+
+    def _bind_target(self, target: ast.expr, scope: _Scope) -> None:
+        match target:
+            case ast.Name():
+                self._bind(target.id, scope)
+            case ast.Attribute():
+                self._poked.add(target.attr)
+            case ast.Tuple() | ast.List():
+                for element in target.elts:
+                    self._bind_target(element, scope)
+            case ast.Starred():
+                self._bind_target(target.value, scope)
+
+    # -- expressions
+
+    def read_expressions(self, tree: ast.Module) -> None:
+        """Calls that import by a string or move ``sys.path``; ``module:attr`` strings; names bound by ``:=``."""
+        wants_strings = False
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                wants_strings |= self._read_call(node)
+            elif isinstance(node, ast.NamedExpr) and isinstance(node.target, ast.Name):
+                self._bound.add(node.target.id)
+            elif isinstance(node, (ast.Assign, ast.AugAssign)):
+                self._read_path_assignment(node)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self._read_string(node.value, node.lineno, wants_strings)
+
+    def _read_call(self, node: ast.Call) -> bool:
+        """True: a module is imported whose name is made at run time, so any string may be that name."""
+        name = called(node.func)
+        tail = name.rpartition(".")[2]
+        if tail in {"import_module", "__import__", "run_module"} and node.args:
+            return self._read_import_call(node)
+        if tail in {"iter_modules", "walk_packages"}:
+            self._read_package_walk(node)
+        if tail in {"run_path"} and node.args:
+            self._read_run_file(node.args[0])
+        if tail in {"spec_from_file_location", "SourceFileLoader"} and len(node.args) > 1:
+            self._read_run_file(node.args[1])
+        if name in {"sys.path.insert", "sys.path.append", "sys.path.extend", "site.addsitedir"} and node.args:
+            self._read_path_call(node, tail)
+        return False
+
+    def _read_import_call(self, node: ast.Call) -> bool:
+        said = node.args[0]
+        start = _start_of_string(said)
+        if start is None:
+            self._notes.append(f"line {node.lineno} imports a module whose name is made at run time")
+            return True
+        text, complete = start
+        level = len(text) - len(text.lstrip("."))
+        module = text[level:]
+        if complete:
+            self._imports.append(Import(module, level, line=node.lineno))
+        elif level or "." in module:
+            self._imports.append(Import(module.rpartition(".")[0], level, line=node.lineno, open_end=True))
+        return not complete and not level and "." not in module
+
+    def _read_package_walk(self, node: ast.Call) -> None:
+        """``pkgutil.iter_modules(tools.__path__)``: every module of that package is loaded, most likely."""
+        where = node.args[0] if node.args else None
+        if isinstance(where, ast.Name) and where.id == "__path__":
+            self._imports.append(Import("", 1, line=node.lineno, open_end=True))
+        elif isinstance(where, ast.Attribute) and where.attr == "__path__":
+            package = self._imported_as(called(where.value))
+            self._imports.append(replace(package, line=node.lineno, open_end=True, guess=True))
+
+    def _imported_as(self, name: str) -> Import:
+        for known in self._imports:
+            if name in known.names:
+                return Import(f"{known.module}.{name}".strip("."), known.level)
+        return Import(name)
+
+    def _read_run_file(self, where: ast.expr) -> None:
+        file = self._words.path(where)
+        if file is not None:
+            self._run_files.append(file)
+
+    def _read_path_call(self, node: ast.Call, verb: str) -> None:
+        where = node.args[-1]
+        folders: Sequence[ast.expr] = [where]
+        if verb == "extend":
+            folders = where.elts if isinstance(where, (ast.List, ast.Tuple)) else [where]
+        self._edit_path(folders, front=verb == "insert", line=node.lineno)
+
+    def _read_path_assignment(self, node: ast.Assign | ast.AugAssign) -> None:
+        """``sys.path[:0] = […]``, ``sys.path = […] + sys.path``, ``sys.path += […]``."""
+        target = node.target if isinstance(node, ast.AugAssign) else node.targets[0]
+        inner = target.value if isinstance(target, ast.Subscript) else target
+        if called(inner) != "sys.path":
+            return
+        lists = [part for part in ast.walk(node.value) if isinstance(part, (ast.List, ast.Tuple))]
+        front = not isinstance(node, ast.AugAssign)
+        self._edit_path([folder for part in lists for folder in part.elts], front=front, line=node.lineno)
+
+    def _edit_path(self, folders: Iterable[ast.expr], *, front: bool, line: int) -> None:
+        for where in folders:
+            if isinstance(where, ast.Starred):
+                continue
+            folder = self._words.path(where)
+            if folder is None:
+                self._unruly = True
+                self._notes.append(f"line {line} puts a folder on sys.path that is not known before it runs")
+            else:
+                self._edits.append(PathEdit(folder, front))
+
+    def _read_string(self, text: str, line: int, wants_strings: bool) -> None:
+        found = _MODULE_ATTR.match(text)
+        if found:
+            self._imports.append(Import(found[1], line=line, guess=True))
+        elif wants_strings and len(text) < 200:
+            level = len(text) - len(text.lstrip("."))
+            if _DOTTED.match(text[level:]) and "." in text:
+                self._imports.append(Import(text[level:], level, line=line, guess=True))
+
+
+def called(node: ast.expr) -> str:
+    """``importlib.import_module`` for that expression; '' for one that is no dotted name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        head = called(node.value)
+        return f"{head}.{node.attr}" if head else ""
+    return ""
+
+
+def _guard(test: ast.expr) -> str:
+    """'types', 'not types', 'main' or ''."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return "not types" if _guard(test.operand) == "types" else ""
+    if called(test).rpartition(".")[2] == "TYPE_CHECKING":
+        return "types"
+    if isinstance(test, ast.Constant) and not test.value:
+        return "types"
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
+        sides = [test.left, test.comparators[0]]
+        named = any(called(side) == "__name__" for side in sides)
+        if named and any(isinstance(side, ast.Constant) and side.value == "__main__" for side in sides):
+            return "main"
+    return ""
+
+
+def _is_quiet(node: ast.stmt) -> bool:
+    """Nothing that this statement runs could make more modules findable (``findspark.init()`` does)."""
+    if isinstance(node, ast.Expr):
+        if isinstance(node.value, ast.Call):
+            return called(node.value.func).partition(".")[0] in _HARMLESS_CALLS
+        return True
+    if isinstance(node, ast.If):
+        return _guard(node.test) in {"types", "main"}
+    return isinstance(node, _TRIVIAL)
+
+
+def _literal_names(node: ast.expr) -> tuple[str, ...] | None:
+    if not isinstance(node, (ast.List, ast.Tuple)):
+        return None
+    names = [element.value for element in node.elts if isinstance(element, ast.Constant)]
+    return tuple(name for name in names if isinstance(name, str))
+
+
+def _start_of_string(node: ast.expr) -> tuple[str, bool] | None:
+    """The literal start of a string expression, and whether that is all of it; None: nothing literal."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value, True
+    if isinstance(node, ast.JoinedStr) and node.values:
+        first = node.values[0]
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            return first.value, False
+        if isinstance(first, ast.FormattedValue) and called(first.value) in {"__package__", "__name__"}:
+            return ".", False
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Mod)):
+        left = _start_of_string(node.left)
+        if left is None and called(node.left) in {"__package__", "__name__"}:
+            return ".", False
+        return (left[0].partition("%")[0], False) if left else None
+    return None
