@@ -150,9 +150,6 @@ class AgentTable:
             return None
 
     def _environment(self, table: models.Agent) -> tuple[dict[str, str], tuple[Path, ...]]:
-        for key in table.env:
-            if not key or "=" in key or "\0" in key:
-                self.wrong("env", "no variable can have this name", key)
         if table.env_file is None:
             return {**self.shared.environment, **table.env}, self.shared.env_files
         file, found = self.reading.env_file(table.env_file, self._path("env_file"))
@@ -221,7 +218,8 @@ class AgentTable:
             self.wrong(key, f"has {' and '.join(given)}; it can have one of them")
         on_own_port = probes.tcp is True or (probes.http or "").startswith("/")
         if on_own_port and self._has_no_port(table):
-            self.wrong(key, "needs the agent's port; give it one, or name the whole address", given[0])
+            other = "the number of another port" if probes.tcp else "a whole URL"
+            self.wrong(key, f"needs the agent's port; give it one, or write {other}", given[0])
         return next(_probes(probes), None)
 
     def _backoff(self, table: models.Agent) -> Backoff:

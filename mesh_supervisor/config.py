@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from mesh_supervisor import models
 from mesh_supervisor.agent_table import AgentTable, Shared
-from mesh_supervisor.difference import Difference, differences, hide
+from mesh_supervisor.difference import Difference, differences
 from mesh_supervisor.errors import ConfigError
 from mesh_supervisor.interpolation import CannotInterpolate
 from mesh_supervisor.locate import state_dir_of
@@ -29,6 +29,7 @@ from mesh_supervisor.programs import NotUsable, folder
 from mesh_supervisor.reading import KeptPort, Reading, given, proper_name
 from mesh_supervisor.spec import AgentSpec, LogSpec, MeshSpec, Mode, RegistrySpec, WatchSpec
 from mesh_supervisor.toml_lines import key_lines
+from mesh_supervisor.wording import hide
 
 __all__ = ["Difference", "choose_mode", "differences", "hide", "json_schema", "load", "reference"]
 
@@ -134,6 +135,18 @@ def _tables_of(text: str, name: str) -> dict[str, Any]:
         raise ConfigError(f"{name}: is nested too deeply") from None
 
 
+_PLAINER = {
+    "Cannot overwrite a value": "this key is written twice; keep one",
+    "Expected '=' after a key in a key/value pair": "a key is followed by '=' and its value",
+    "Illegal character '\\n'": "a string has no closing quote on its line",
+    "Invalid initial character for a key part": "a key was expected; an inline table { … } stands on one line",
+    "Invalid value": "this is no value; a string needs quotes, truth values are true and false",
+    "Unescaped '\\' in a string": "a backslash in a string is doubled, or the string stands in 'single quotes'",
+    "Unterminated string": "a string has no closing quote",
+}
+"""What tomllib says -> what it means to somebody who writes a configuration."""
+
+
 def _syntax_sentence(told: str) -> str:
     """``Cannot declare ('agents', 'a') twice (at line 3, column 9)`` → ``not TOML: agents.a is declared twice …``"""
     found = re.fullmatch(r"(?P<what>.*) \(at (?P<where>line \d+, column \d+|end of document)\)", told, re.DOTALL)
@@ -141,12 +154,7 @@ def _syntax_sentence(told: str) -> str:
     twice = re.fullmatch(r"Cannot declare \((?P<key>.*?),?\) twice", what)
     if twice:
         what = ".".join(re.findall(r"'([^']*)'", twice["key"])) + " is declared twice; keep one"
-    elif what == "Cannot overwrite a value":
-        what = "this key is written twice; keep one"
-    elif what == "Invalid value":
-        what = "not a value: a string needs quotes, truth values are true and false"
-    elif what == "Unescaped '\\' in a string":
-        what = "a backslash in a string is written twice, or put the string in 'single quotes'"
+    what = _PLAINER.get(what, what)
     return f"not TOML: {what[:1].lower()}{what[1:]} ({where})"
 
 
@@ -186,7 +194,7 @@ def _name(reading: Reading, written: str | None) -> str:
     if written is None:
         return proper_name(reading.root.name)
     if not re.fullmatch(models.NAME, written):
-        reading.wrong(("mesh", "name"), f"is made of a-z, 0-9, - and _, as in '{proper_name(written)}'")
+        reading.wrong(("mesh", "name"), f"must be made of a-z, 0-9, - and _, as in '{proper_name(written)}'")
     return written
 
 

@@ -6,8 +6,7 @@ a running process was started with costs a restart.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -24,12 +23,7 @@ from mesh_supervisor.spec import (
     RegistrySpec,
     Script,
 )
-
-HIDDEN = "•••"
-SHORTEST_SECRET = 4
-"""Characters. What is shorter hides nothing, and would riddle every text with dots."""
-
-NOT_SECRET = frozenset({"true", "false", "none", "null"})
+from mesh_supervisor.wording import HIDDEN, hide, one_line
 
 
 class Effect(StrEnum):
@@ -100,7 +94,7 @@ class Difference:
         place = f"agents.{change.agent}.{change.key}" if change.agent else change.key
         hidden = frozenset() if show_secrets else self.secrets
         old, new = (self._value(change.key, text, hidden, show_secrets) for text in (change.old, change.new))
-        return f"~ {place}: {old} → {new} ({change.effect})"
+        return one_line(f"~ {place}: {old} → {new} ({change.effect})")
 
     def _value(self, key: str, text: str, secrets: frozenset[str], show_secrets: bool) -> str:
         if key.startswith("env.") and text != NOTHING and not show_secrets:
@@ -135,21 +129,6 @@ def differences(old: MeshSpec, new: MeshSpec) -> Difference:
         changes=tuple(changes),
         secrets=old.secrets | new.secrets,
     )
-
-
-def hide(text: str, secrets: Collection[str]) -> str:
-    """``text`` with every secret as •••; longest first, since one can be a part of another."""
-    found = sorted((secret for secret in secrets if _is_secret(secret)), key=len, reverse=True)
-    for secret in found:
-        # Not inside a longer word: LOG_LEVEL=info is no reason to print "•••rmation".
-        before = r"(?<!\w)" if re.match(r"\w", secret) else ""
-        after = r"(?!\w)" if re.search(r"\w$", secret) else ""
-        text = re.sub(before + re.escape(secret) + after, HIDDEN, text)
-    return text
-
-
-def _is_secret(value: str) -> bool:
-    return len(value) >= SHORTEST_SECRET and value.lower() not in NOT_SECRET
 
 
 # ---- agents ------------------------------------------------------------------------------------------------------

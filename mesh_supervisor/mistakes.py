@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from pydantic_core import ErrorDetails
 from mesh_supervisor.interpolation import Interpolated
 from mesh_supervisor.models import LATER_AGENT_KEYS, SHAPE_TAG
 from mesh_supervisor.toml_lines import Lines, line_of
+from mesh_supervisor.wording import one_line
 
 KeyPath = tuple[str | int, ...]
 
@@ -101,6 +103,16 @@ _EXPLAINED = {
 }
 
 
+_TABLE_EXAMPLES = {
+    "backoff": "initial = 0.5, max = 30",
+    "crashloop": "crashes = 5, window = 60",
+    "env": 'NAME = "value"',
+    "live": 'http = "/livez"',
+    "ready": 'http = "/health"',
+    "stop": 'signal = "SIGTERM", timeout = 10',
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """``text`` is the rest of a sentence whose subject is the key at ``path`` (() for the whole file)."""
@@ -121,7 +133,7 @@ def unknown_key(path: KeyPath, known: Sequence[str]) -> str:
     word = str(path[-1])
     if word in LATER_AGENT_KEYS and _table(path) in ("agents", "defaults"):
         return "is not available in this version; remove it"
-    return "is no key here" + (_EXPLAINED.get(word.lower()) or _meant(word, known, _table(path)))
+    return "unknown key" + (_EXPLAINED.get(word.lower()) or _meant(word, known, _table(path)))
 
 
 def printed(file_name: str, mistakes: Iterable[Mistake], lines: Lines) -> list[str]:
@@ -135,8 +147,12 @@ def dotted(path: KeyPath) -> str:
     """``agents.planner.capabilities[1].name``"""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        text += f"[{part}]" if isinstance(part, int) else f".{_key(part)}" if text else _key(part)
     return text
+
+
+def _key(part: str) -> str:
+    return part if re.fullmatch(r"[\w-]+", part, re.ASCII) else f'"{part}"'
 
 
 def described(value: object) -> str:
@@ -159,7 +175,7 @@ def described(value: object) -> str:
 
 def _line(file_name: str, mistake: Mistake, line: int | None) -> str:
     subject = f"{dotted(mistake.path)}: " if mistake.path else ""
-    return f"{file_name}: {subject}{mistake.text}" + (f" (line {line})" if line else "")
+    return one_line(f"{file_name}: {subject}{mistake.text}" + (f" (line {line})" if line else ""))
 
 
 def _table(path: KeyPath) -> str:
@@ -194,7 +210,7 @@ def _sentence(error: ErrorDetails) -> str:
         case "list_type":
             return f"must be a list, not {described(given)}" + _listed(given)
         case "dict_type" | "model_type":
-            return f"must be a table, not {described(given)}"
+            return f"must be a table, not {described(given)}" + _table_example(error["loc"])
         case "literal_error":
             return _one_of(context["expected"], given)
         case "string_too_short" | "too_short":
@@ -208,6 +224,11 @@ def _sentence(error: ErrorDetails) -> str:
         case "less_than_equal":
             return f"must be at most {context['le']}, not {described(given)}"
     return error["msg"]
+
+
+def _table_example(location: KeyPath) -> str:
+    example = _TABLE_EXAMPLES.get(str(location[-1]))
+    return f"; write {location[-1]} = {{ {example} }}" if example else ""
 
 
 def _quoted(given: object) -> str:

@@ -12,6 +12,7 @@ from signal import Signals
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,7 @@ from pydantic import (
     Tag,
     WithJsonSchema,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from mesh_supervisor.interpolation import Interpolated
@@ -87,6 +89,13 @@ def _variable(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
+def _names(variables: dict[str, str]) -> dict[str, str]:
+    for name in variables:
+        if not name or "=" in name or "\0" in name:
+            raise said(f'no variable can be called "{name}"')
+    return variables
+
+
 def _pattern(value: str) -> str:
     try:
         re.compile(value)
@@ -141,7 +150,7 @@ Size = Annotated[
     WithJsonSchema({"type": ["integer", "string"], "pattern": r"^\d+\s*([kKmMgG]?[iI]?[bB])?$|\$\{"}),
 ]
 Variable = Annotated[str, BeforeValidator(_variable), WithJsonSchema({"type": ["string", "integer"]})]
-Environment = dict[str, Variable]
+Environment = Annotated[dict[str, Variable], AfterValidator(_names)]
 
 
 def key(
@@ -373,8 +382,16 @@ SIGNALS = {name: Signals[name] for name in STOP_SIGNALS}
 
 
 def keys_of(model: type[Table]) -> tuple[str, ...]:
-    """The keys of a table as mesh.toml writes them."""
-    return tuple(info.alias or name for name, info in model.model_fields.items())
+    """The keys of a table as mesh.toml writes them, in the order in which people are told of them: an agent's command
+    first, but the common probes before what only one of their tables has."""
+    own = [name for name in model.model_fields if name in model.__annotations__]
+    inherited = [name for name in model.model_fields if name not in own]
+    names = [*own, *inherited] if model is Agent else [*inherited, *own]
+    return tuple(model.model_fields[name].alias or name for name in names)
+
+
+def field_of(model: type[Table], key: str) -> FieldInfo:
+    return next(info for name, info in model.model_fields.items() if key == (info.alias or name))
 
 
 def keys_at(model: type[Table], place: tuple[str | int, ...]) -> tuple[str, ...]:

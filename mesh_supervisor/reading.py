@@ -16,12 +16,12 @@ from pathspec import GitIgnoreSpec
 from pydantic import ValidationError
 
 from mesh_supervisor import models
-from mesh_supervisor.difference import hide
 from mesh_supervisor.env_file import UnusableEnvFile, read_env_file
 from mesh_supervisor.errors import suggestion
 from mesh_supervisor.interpolation import CannotInterpolate, expand
 from mesh_supervisor.locate import absolute
 from mesh_supervisor.mistakes import KeyPath, Mistake, described, from_pydantic, unknown_key
+from mesh_supervisor.wording import hide
 
 RESERVED_NAMES = ("meshsup", "registry")
 LONGEST_NAME = 63
@@ -122,7 +122,7 @@ class Reading:
 
     def _unknown_table(self, key: str, value: object) -> str:
         if isinstance(value, dict) and ("command" in value or "module" in value):
-            return f"is no key here; an agent's table is [agents.{key}]"
+            return f"unknown key; an agent's table is [agents.{key}]"
         return unknown_key((key,), TABLES)
 
     def table(self, name: str) -> dict[str, Any]:
@@ -135,12 +135,15 @@ class Reading:
     def _is_agent(self, name: str, table: object) -> bool:
         path = ("agents", name)
         if not isinstance(table, dict):
-            self.wrong(path, f"must be a table, [agents.{name}], not {described(table)}")
+            self.wrong(path, _not_an_agent(name, table))
             return False
         if name in RESERVED_NAMES:
             self.wrong(path, f"'{name}' is a reserved name; call the agent something else")
         elif not re.fullmatch(models.NAME, name):
-            self.wrong(path, f"an agent's name is made of a-z, 0-9, - and _, as in '{proper_name(name)}'")
+            self.wrong(
+                path,
+                f"an agent's name is made of a-z, 0-9, - and _, and begins with a letter or digit{_as_in(name)}",
+            )
         elif len(name) > LONGEST_NAME:
             self.wrong(path, f"an agent's name has at most {LONGEST_NAME} characters")
         return True
@@ -254,6 +257,17 @@ class Reading:
 def given(value: ValueT | None, default: ValueT) -> ValueT:
     """Unlike ``or``: 0 and false are given."""
     return default if value is None else value
+
+
+def _not_an_agent(name: str, value: object) -> str:
+    if name in models.keys_of(models.Agent):
+        return f"belongs to one agent; write it in [agents.NAME], where {name} is not the name"
+    return f"must be a table, [agents.{name}], not {described(value)}"
+
+
+def _as_in(name: str) -> str:
+    proper = proper_name(name)
+    return f", as in '{proper}'" if proper not in RESERVED_NAMES else ""
 
 
 def proper_name(text: str) -> str:

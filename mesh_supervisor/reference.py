@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from mesh_supervisor import models
 from mesh_supervisor.ignore import BUILT_IN
-from mesh_supervisor.models import LATER_AGENT_KEYS, STOP_SIGNALS, MeshFile, Table
+from mesh_supervisor.models import LATER_AGENT_KEYS, STOP_SIGNALS, MeshFile, Table, field_of, keys_of
 
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
@@ -136,16 +135,8 @@ def reference() -> str:
 
 def _section(title: str, about: str, model: type[Table]) -> str:
     head = f"## `{title}`\n\n" + (f"{about}\n\n" if about else "")
-    rows = [_row(info.alias or name, info) for name, info in _own_order(model)]
+    rows = [_row(key, field_of(model, key)) for key in keys_of(model)]
     return head + "\n".join(["| key | value | default | prod | meaning |", "|---|---|---|---|---|", *rows]) + "\n"
-
-
-def _own_order(model: type[Table]) -> Iterator[tuple[str, FieldInfo]]:
-    """An agent's command first, but the common probes before what only one table has: not as inheritance has it."""
-    own = [name for name in model.model_fields if name in model.__annotations__]
-    inherited = [name for name in model.model_fields if name not in own]
-    for name in [*own, *inherited] if model is models.Agent else [*inherited, *own]:
-        yield name, model.model_fields[name]
 
 
 def _row(key: str, info: FieldInfo) -> str:
