@@ -6,7 +6,6 @@ forgets them when a rule file has changed. Safe to ask from several threads: wha
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +27,8 @@ class _Memory:
 
 
 class Ignore:
-    """``roots``: the folders below which files may be inputs, mesh.toml's own first. ``patterns``: watch.ignore,
-    relative to the root that a path lies in. ``state_dir`` is ignored whatever anybody says. Raises ValueError for a
+    """``roots``: the folders below which files may be inputs. ``patterns``: watch.ignore, relative to the root that a
+    path lies in. ``state_dir`` is ignored whatever anybody says. Raises ValueError for a
     pattern of watch.ignore that is none; bad lines in files are passed over and kept in ``warnings``."""
 
     def __init__(self, roots: Sequence[Path], patterns: Iterable[str] = (), *, state_dir: Path | None = None) -> None:
@@ -37,13 +36,16 @@ class Ignore:
         layer("/", self._patterns)
         self._state_dir = None if state_dir is None else str(state_dir)
         self._roots: tuple[str, ...] = ()
+        self._opened: tuple[str, ...] = ()
         self._memory = _Memory()
         self.cover(roots)
 
-    def cover(self, roots: Sequence[Path]) -> None:
-        """Other roots from now on, and every rule read anew."""
+    def cover(self, roots: Sequence[Path], opened: Sequence[Path] = ()) -> None:
+        """Other roots from now on, and every rule read anew. ``opened``: folders that somebody named (in a glob):
+        .gitignore and the built-in list do not keep us out of them, only from things inside them."""
         # The deepest first: it is the one that a path "lies in".
         self._roots = tuple(sorted({str(root) for root in roots}, key=len, reverse=True))
+        self._opened = tuple(sorted({str(place) for place in (*roots, *opened)}, key=len, reverse=True))
         self.refresh()
 
     def refresh(self) -> None:
@@ -68,15 +70,18 @@ class Ignore:
     def discovery_ignored(self, path: Path | str) -> bool:
         """Whether a glob or a watched folder passes this file over: the user's word, .gitignore, the built-in list."""
         text = str(path)
-        if self._in_state_dir(text):
-            return True
-        root = self._root_of(text)
-        return self._passes_over_folder(_parent(text), root) or self._passes_over(text, root, directory=False)
+        return self.prunes(_parent(text)) or self._passes_over(text, self._root_of(text), directory=False)
 
     def prunes(self, folder: Path | str) -> bool:
         """Whether nothing below this folder is worth finding; an input that lies there is watched by itself."""
         text = str(folder)
-        return self._in_state_dir(text) or self._passes_over_folder(text, self._root_of(text))
+        if self._in_state_dir(text):
+            return True
+        root, opened = self._root_of(text), self._opened_around(text)
+        # In a folder that somebody opened only the user's own word holds from above it.
+        return (opened != root and self._user_ignores_folder(opened, root)) or self._passes_over_folder(
+            text, opened, root
+        )
 
     # ---- how they are answered -------------------------------------------------------------------------------------
 
@@ -86,6 +91,10 @@ class Ignore:
     def _root_of(self, path: str) -> str:
         """The root that ``path`` lies in; elsewhere its own folder, so that patterns of names still hold."""
         return next((root for root in self._roots if _within(path, root)), _parent(path))
+
+    def _opened_around(self, folder: str) -> str:
+        """The nearest folder around it that somebody named; elsewhere its own parent."""
+        return next((place for place in self._opened if _within(folder, place)), _parent(folder))
 
     def _user_ignores_folder(self, folder: str, root: str) -> bool:
         if not _below(folder, root):
@@ -105,13 +114,14 @@ class Ignore:
             self._memory.user_layers[root] = layers
         return first_verdict(layers, path, directory=directory)
 
-    def _passes_over_folder(self, folder: str, root: str) -> bool:
-        # A root is watched because somebody named it: rules above it do not reach into it.
-        if not _below(folder, root):
+    def _passes_over_folder(self, folder: str, opened: str, root: str) -> bool:
+        if not _below(folder, opened):
             return False
         known = self._memory.found_folders.get(folder)
         if known is None:
-            known = self._passes_over_folder(_parent(folder), root) or self._passes_over(folder, root, directory=True)
+            known = self._passes_over_folder(_parent(folder), opened, root) or self._passes_over(
+                folder, root, directory=True
+            )
             self._memory.found_folders[folder] = known
         return known
 
@@ -119,37 +129,27 @@ class Ignore:
         """Of this path alone; the folders above it are known not to be passed over."""
         word = self._user_says(path, root, directory=directory)
         if word is None:
-            word = first_verdict(self._chain(_parent(path), root), path, directory=directory)
+            word = first_verdict(self._chain(_parent(path)), path, directory=directory)
         return built_in(path.rpartition("/")[2], directory=directory) if word is None else word
 
-    def _chain(self, folder: str, root: str) -> tuple[Layer, ...]:
+    def _chain(self, folder: str) -> tuple[Layer, ...]:
         """The .gitignore files that speak of what is in ``folder``, the nearest first."""
         known = self._memory.chains.get(folder)
         if known is None:
             own = self._layers_of(folder, ".gitignore")
-            known = own if self._chain_ends(folder, root) else (*own, *self._chain(_parent(folder), root))
+            known = own if self._chain_ends(folder) else (*own, *self._chain(_parent(folder)))
             self._memory.chains[folder] = known
         return known
 
-    def _chain_ends(self, folder: str, root: str) -> bool:
-        """A repository does not obey the one around it; above a root only its own repository has a say."""
+    def _chain_ends(self, folder: str) -> bool:
+        """A repository does not obey the one around it. Above a root only the repository that it is a part of has a
+        say; and where that ignores what somebody opened, its rules say nothing inside."""
         if folder == "/" or Path(folder, ".git").exists():
             return True
-        return folder == root and self._repository_passes_over(root)
-
-    def _repository_passes_over(self, root: str) -> bool:
-        """Whether the repository around ``root`` ignores it, or there is none: then its rules say nothing inside."""
-        around = [Path(root), *Path(root).parents]
-        top = next((place for place in around if (place / ".git").exists()), None)
-        if top is None:
+        above = _parent(folder)
+        if not any(_within(above, root) for root in self._roots) and not _in_repository(above):
             return True
-        layers: tuple[Layer, ...] = ()
-        inside = [place for place in reversed(around) if place == top or top in place.parents]
-        for place, child in itertools.pairwise(inside):
-            layers = (*self._layers_of(str(place), ".gitignore"), *layers)
-            if first_verdict(layers, str(child), directory=True):
-                return True
-        return False
+        return folder in self._opened and first_verdict(self._chain(above), folder, directory=True) is True
 
     def _layers_of(self, folder: str, name: str) -> tuple[Layer, ...]:
         """The layer of that rule file; none where there is no such file, or it cannot be read."""
@@ -160,6 +160,10 @@ class Ignore:
         found, bad = lenient_layer(folder, lines)
         self._memory.bad_lines.extend(f"{folder}/{name}: '{line}' is no gitignore pattern; passed over" for line in bad)
         return (found,)
+
+
+def _in_repository(folder: str) -> bool:
+    return any((place / ".git").exists() for place in (Path(folder), *Path(folder).parents))
 
 
 def _parent(path: str) -> str:

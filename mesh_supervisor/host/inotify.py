@@ -105,12 +105,6 @@ class FolderWatch:
     def __len__(self) -> int:
         return len(self._folders)
 
-    def watches(self, path: str) -> bool:
-        """Whether writes to files of this folder are seen."""
-        with self._lock:
-            wd = self._descriptors.get(path)
-            return wd is not None and self._folders[wd].depth >= Depth.FILES
-
     def cover(self, top: str, *, announce: bool) -> None:
         """Watch ``top`` and everything below it that is not pruned; ``announce`` reports each file that is there.
         Raises OSError when a limit is reached (ENOSPC)."""
@@ -119,10 +113,11 @@ class FolderWatch:
             while waiting:
                 waiting += self._enter(waiting.pop(), announce=announce)
 
-    def watch(self, folder: str, depth: Depth) -> None:
-        """Watch this one folder, at least that deep; it need not exist. Raises OSError when a limit is reached."""
+    def watch(self, folder: str, depth: Depth) -> bool:
+        """Watch this one folder, at least that deep; it need not exist. Whether that was news. Raises OSError when a
+        limit is reached."""
         with self._lock:
-            self._add(folder, depth)
+            return not self._watched_already(folder, depth) and self._add(folder, depth)
 
     def drop(self, top: str) -> None:
         """Watch nothing of ``top`` any more."""
@@ -164,10 +159,7 @@ class FolderWatch:
         return deeper
 
     def _add(self, path: str, depth: Depth) -> bool:
-        """Whether ``path`` is watched now. A deeper watch that is already there stays as it is."""
-        known = self._descriptors.get(path)
-        if known is not None and depth < Depth.TREE and self._folders[known].depth >= depth:
-            return True
+        """Whether ``path`` is there to be watched, and is now."""
         callback = CallbackId(next(self._callbacks))
         try:
             wd = self._reader.add_callback(os.fsencode(path), _MASKS[depth], self, callback)
@@ -179,6 +171,10 @@ class FolderWatch:
             return False
         self._note(wd, _Folder(path, depth, callback))
         return True
+
+    def _watched_already(self, path: str, depth: Depth) -> bool:
+        known = self._descriptors.get(path)
+        return known is not None and self._folders[known].depth >= depth
 
     def _note(self, wd: WatchDescriptor, folder: _Folder) -> None:
         known = self._folders.get(wd)
@@ -210,7 +206,7 @@ class FolderWatch:
         """watchdog's word for: something happened in a watched folder."""
         with self._lock:
             folder = self._folders.get(event.wd)
-            if folder is None:
+            if folder is None or self._closed:
                 return
             path = f"{folder.path.rstrip('/')}/{os.fsdecode(event.name)}" if event.name else folder.path
             if event.name and event.is_directory:

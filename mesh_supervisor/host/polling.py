@@ -77,15 +77,21 @@ class Poller:
     def __init__(self, *, prunes: Callable[[str], bool], report: Callable[[set[str]], None]) -> None:
         self._prunes, self._report = prunes, report
         self._files: frozenset[str] = frozenset()
-        self._folders: tuple[str, ...] = ()
+        self._folders: frozenset[str] = frozenset()
         self._signs: dict[str, Sign | None] = {}
         self._task: asyncio.Task[None] | None = None
 
     def aim(self, files: Collection[str], folders: Collection[str]) -> None:
-        """Look at these from now on. What is new among them is taken as it is at this moment."""
-        added = look([path for path in files if path not in self._signs], folders, self._prunes)
-        self._files, self._folders = frozenset(files), tuple(folders)
-        self._signs = {**added, **self._signs}
+        """Look at these from now on. What is new among them is taken as it is at this moment; what was known already
+        is compared with what was last seen of it."""
+        if (frozenset(files), frozenset(folders)) == (self._files, self._folders):
+            return
+        self._files, self._folders = frozenset(files), frozenset(folders)
+        kept = {path: one for path, one in self._signs.items() if self._aimed_at(path)}
+        self._signs = {**look(self._files, self._folders, self._prunes), **kept}
+
+    def _aimed_at(self, path: str) -> bool:
+        return path in self._files or any(path.startswith(folder.rstrip("/") + "/") for folder in self._folders)
 
     def start(self) -> None:
         if self._task is None:

@@ -51,7 +51,7 @@ class Router:
         if not folder.exists:
             return Route(here, False, folder.pivots)
         try:
-            mode = Path(here).lstat().st_mode
+            mode = os.lstat(here).st_mode
         except (OSError, ValueError):
             return Route(here, False, (*folder.pivots, here))
         if not stat.S_ISLNK(mode):
@@ -91,11 +91,16 @@ class Plan:
 
     def given(self, real: str) -> set[str]:
         """How those who gave roots and files call this path; empty when it is none of their business."""
-        names = set(self.files.get(real, ()))
-        for top, roots in self.trees.items():
-            if within(real, top):
-                names.update(root.rstrip("/") + real[len(top.rstrip("/")) :] for root in roots)
-        return names
+        return {*self.files.get(real, ()), *self.spelled(real)}
+
+    def spelled(self, real: str) -> list[str]:
+        """The path below each root that it lies in, as that root was given."""
+        return [
+            root.rstrip("/") + real[len(top.rstrip("/")) :]
+            for top, roots in self.trees.items()
+            if within(real, top)
+            for root in roots
+        ]
 
     def files_below(self, folder: str) -> set[str]:
         """The given files that lie below this real folder."""

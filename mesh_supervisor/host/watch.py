@@ -13,14 +13,14 @@ import asyncio
 import contextlib
 import errno
 import os
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mesh_supervisor.host.batch import Batcher
 from mesh_supervisor.host.filesystems import Probe, git_locks, is_locked, mounts
 from mesh_supervisor.host.ignore import RULE_FILES, Ignore
+from mesh_supervisor.host.inbox import Inbox, News
 from mesh_supervisor.host.inotify import Depth, FolderWatch
 from mesh_supervisor.host.polling import Poller
 from mesh_supervisor.host.routes import NO_PLAN, Plan, make_plan, within
@@ -74,7 +74,8 @@ class Watcher:
         self._ignore, self._state_dir = ignore, state_dir
         self._on_overflow, self._on_notice, self._asked_folders = on_overflow, on_notice, folders
         self._relevant = relevant or (lambda path: not ignore.discovery_ignored(path))
-        self._batcher = Batcher(on_batch, quiet=debounce, held=lambda: is_locked(self._git_locks))
+        self._on_batch = on_batch
+        self._batcher = Batcher(self._hand_over, quiet=debounce, held=lambda: is_locked(self._git_locks))
         self._roots: tuple[Path, ...] = ()
         self._folders: tuple[Path, ...] = ()
         self._files: frozenset[str] = frozenset()
@@ -86,13 +87,13 @@ class Watcher:
         self._probe: Probe | None = None
         self._why = ""
         self._rescan: asyncio.TimerHandle | None = None
-        self._inbox: _Inbox | None = None
+        self._inbox: Inbox | None = None
 
     # ---- what the supervisor calls ---------------------------------------------------------------------------------
 
     def start(self, roots: Sequence[Path], files: Collection[Path] = ()) -> None:
         """Whatever changes after this returned is in a batch. Where inotify's limits forbid that, polls and says so."""
-        self._inbox = _Inbox(asyncio.get_running_loop(), self._collect)
+        self._inbox = Inbox(asyncio.get_running_loop(), self._collect)
         self._aim(roots, files)
         try:
             self._watch = self._open(self._inbox)
@@ -142,7 +143,7 @@ class Watcher:
         folders = tuple(self._asked_folders())
         if (tuple(roots), folders) != (self._roots, self._folders):
             self._roots, self._folders = tuple(roots), folders
-            self._ignore.cover([*self._roots, *self._folders])
+            self._ignore.cover(self._roots, self._folders)
             self._git_locks = git_locks(self._roots)
         self._files = frozenset(str(path) for path in files)
 
@@ -150,7 +151,10 @@ class Watcher:
         return make_plan((str(root) for root in (*self._roots, *self._folders)), self._files)
 
     def _settle_all(self, suspects: Collection[str] = (), *, announce: bool = False) -> None:
-        """Bring watching and polling up to date with the disk, or with what is asked for."""
+        """Bring watching and polling up to date with the disk, or with what is asked for. ``suspects``: real paths
+        that are not what they were."""
+        if suspects:
+            self._stop_probe()  # its watch may go with them, and events do arrive
         if self._watch is not None:
             try:
                 self._settle(self._watch, suspects, announce=announce)
@@ -161,12 +165,14 @@ class Watcher:
     def _settle(self, watch: FolderWatch, suspects: Collection[str] = (), *, announce: bool = False) -> None:
         """Between looking where paths lead and watching what is there, it can change: so look again until it holds
         still. A disk that never does is watched all the same, and its next change brings us back here."""
-        before, plan = self._plan, self._make_plan()
+        before = old = self._plan
         for _ in range(5):
-            _apply(watch, self._plan, plan, suspects, announce=announce)
-            looked, self._plan, plan = plan, plan, self._make_plan()
-            if looked == plan:
+            self._plan = plan = self._make_plan()
+            if old == plan and not suspects:
                 break
+            if not _apply(watch, old, plan, suspects, announce=announce):
+                break
+            old, suspects = plan, ()
         if announce:
             self._offer(_rerouted(before, self._plan))
 
@@ -199,15 +205,19 @@ class Watcher:
 
     # ---- ways of watching ------------------------------------------------------------------------------------------
 
-    def _open(self, inbox: _Inbox) -> FolderWatch:
+    def _open(self, inbox: Inbox) -> FolderWatch:
         return FolderWatch(
-            prunes=self._ignore.prunes,
+            prunes=self._prunes,
             report=inbox.put_seen,
             turned=inbox.put_turned,
             vanished=inbox.put_vanished,
             overflowed=lambda: inbox.call(self._overflow),
             failed=lambda error: inbox.call(lambda: self._give_up_inotify(error)),
         )
+
+    def _prunes(self, real: str) -> bool:
+        """Asked from the reader's thread as well. A folder under two spellings is left out if both agree."""
+        return all(self._ignore.prunes(folder) for folder in self._plan.spelled(real))
 
     def _close_watch(self) -> None:
         if self._watch is not None:
@@ -235,7 +245,7 @@ class Watcher:
         folder = self._state_dir / "watch-probe"
         with contextlib.suppress(OSError):
             self._probe = Probe(folder, self._nothing_heard)
-            watch.watch(str(folder.resolve()), Depth.FILES)
+            watch.cover(str(folder.resolve()), announce=False)
             self._probe.write()
 
     def _nothing_heard(self) -> None:
@@ -249,14 +259,15 @@ class Watcher:
 
     # ---- what happened ---------------------------------------------------------------------------------------------
 
-    def _collect(self, news: _News) -> None:
+    def _collect(self, news: News) -> None:
         """What the reader's thread saw since the last time, in real paths."""
         plan = self._plan
         if self._probe is not None:
             self._hear_probe(self._probe, news.seen)
         self._offer({name for real in news.seen for name in plan.given(real)})
         for folder in news.vanished:
-            self._batcher.add(Path(name) for name in plan.given(folder) | plan.files_below(folder))
+            gone = {name for name in plan.spelled(folder) if not self._ignore.prunes(name)}
+            self._batcher.add(Path(name) for name in gone | plan.files_below(folder))
         moved = news.seen | news.turned | news.vanished
         suspects = {path for path in moved if path in plan.pivots or path in plan.contents}
         if suspects:
@@ -269,17 +280,18 @@ class Watcher:
 
     def _offer(self, paths: Iterable[str]) -> None:
         """These may have changed: into the batch with those that matter."""
-        wanted = [Path(path) for path in paths if path in self._files or self._matters(path)]
-        if any(path.name in RULE_FILES for path in wanted):
-            self._rules_changed()
-        if wanted:
-            self._batcher.add(wanted)
+        self._batcher.add([Path(path) for path in paths if path in self._files or self._matters(path)])
 
     def _matters(self, path: str) -> bool:
         name = path.rpartition("/")[2]
         if self._ignore.user_ignored(path):
             return False
         return name in RULE_FILES or self._relevant(Path(path))
+
+    def _hand_over(self, batch: frozenset[Path]) -> None:
+        if any(path.name in RULE_FILES for path in batch):
+            self._rules_changed()
+        self._on_batch(batch)
 
     def _rules_changed(self) -> None:
         """What is no longer ignored must be watched; what is ignored from now on does not matter any more."""
@@ -305,80 +317,19 @@ class Watcher:
         self._offer(self._files)
 
 
-@dataclass(slots=True)
-class _News:
-    """Real paths: files that came, went or were written; folders that came or went; folders moved away as a whole."""
-
-    seen: set[str] = field(default_factory=set)
-    turned: set[str] = field(default_factory=set)
-    vanished: set[str] = field(default_factory=set)
-
-
-class _Inbox:
-    """From the reader's thread to the loop's: gathers, and wakes the loop once for many."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, collect: Callable[[_News], None]) -> None:
-        self._loop, self._collect = loop, collect
-        self._lock = threading.Lock()
-        self._closed = self._woken = False
-        self._news = _News()
-
-    def put_seen(self, path: str) -> None:
-        with self._lock:
-            self._news.seen.add(path)
-            self._wake()
-
-    def put_turned(self, path: str) -> None:
-        with self._lock:
-            self._news.turned.add(path)
-            self._wake()
-
-    def put_vanished(self, path: str) -> None:
-        with self._lock:
-            self._news.vanished.add(path)
-            self._wake()
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Call it in the loop's thread, unless this is closed by then."""
-        with self._lock:
-            self._call_soon(lambda: None if self._closed else function())
-
-    def close(self) -> None:
-        """Nothing is delivered any more."""
-        with self._lock:
-            self._closed = True
-
-    def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            self._call_soon(self._deliver)
-
-    def _call_soon(self, function: Callable[[], None]) -> None:
-        # The loop may have been closed without stop(): then nobody is left to be told.
-        if not self._closed and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function)
-
-    def _deliver(self) -> None:
-        with self._lock:
-            news, self._news, self._woken = self._news, _News(), False
-        if not self._closed:
-            self._collect(news)
-
-
-def _apply(watch: FolderWatch, old: Plan, plan: Plan, suspects: Collection[str], *, announce: bool) -> None:
-    """Watch what the plan names and no more. A suspect top may be another folder of the same name by now: it is
-    entered anew, like one that lay below what is dropped."""
+def _apply(watch: FolderWatch, old: Plan, plan: Plan, suspects: Collection[str], *, announce: bool) -> bool:
+    """Watch what the plan names and no more; whether anything was added. A suspect top may be another folder of the
+    same name by now: it is entered anew, like one that lay below what is dropped."""
     dropped = [top for top in old.trees if top not in plan.trees or top in suspects]
     for top in dropped:
         watch.drop(top)
-    for top in plan.trees:
-        if top not in old.trees or any(within(top, gone) for gone in dropped):
-            watch.cover(top, announce=announce)
+    entered = [top for top in plan.trees if top not in old.trees or any(within(top, gone) for gone in dropped)]
+    for top in entered:
+        watch.cover(top, announce=announce)
     watch.keep_single(plan.contents | plan.names)
-    for folder in plan.contents:
-        watch.watch(folder, Depth.FILES)
-    for folder in plan.names:
-        watch.watch(folder, Depth.NAMES)
+    added = [watch.watch(folder, Depth.FILES) for folder in plan.contents]
+    added += [watch.watch(folder, Depth.NAMES) for folder in plan.names]
+    return bool(entered) or any(added)
 
 
 def _rerouted(before: Plan, after: Plan) -> set[str]:
