@@ -221,6 +221,11 @@ class AgentTask:
             case GiveUp(reason):
                 self.give_up(reason)
 
+    def hurry(self) -> None:
+        """No more grace for whatever lives."""
+        for generation in list(self._lives):
+            self._stop(generation, at_once=True)
+
     def _spin(self, coroutine: object) -> asyncio.Task[None]:
         assert self._tasks is not None
         return self._tasks.create_task(coroutine)  # type: ignore[arg-type]
