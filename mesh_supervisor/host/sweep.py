@@ -23,12 +23,14 @@ from binascii import crc32
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from .procfs import Process, descendants, everything, look, read
+from .procfs import Process, children, descendants, everything, look, read
 
 MARK = "MESHSUP_INSTANCE"
+_PARTS = 3
 _RLIMIT_LOCKS = 10
 _PATIENCE = 5.0  # seconds; only a process that hangs in the kernel needs more to die of SIGKILL
 _ROUNDS = 100
+_PASSES = 5  # of looking at all processes, about 10 ms each; on a busy machine something always forks
 
 
 class Swept(NamedTuple):
@@ -43,8 +45,9 @@ class Swept(NamedTuple):
 
 
 def tag_of(mark: str) -> int:
-    """31 bits of the owner, 32 bits of the whole mark: a soft limit, never 'unlimited'."""
-    return _tag_of_owner(mark.partition("/")[0]) << 32 | crc32(mark.encode())
+    """31 bits of the owner, 32 bits of owner/agent/generation: a soft limit, never 'unlimited'."""
+    owner, *rest = mark.split("/")[:_PARTS]
+    return _tag_of_owner(owner) << 32 | crc32("/".join([owner, *rest]).encode())
 
 
 def _tag_of_owner(owner: str) -> int:
@@ -80,7 +83,8 @@ def tag_in(pid: int) -> int | None:
 
 def of_instance(mark: str, leader: int | None) -> Callable[[Process], bool]:
     """``leader``: pid of the instance's first process, if no other process can have that number by now."""
-    tag = tag_of(mark)
+    # What runs beside an instance shares its tag, so that by its own, longer mark only the environment can tell.
+    tag = tag_of(mark) if mark.count("/") < _PARTS else -1
 
     def belongs(process: Process) -> bool:
         if leader is not None and leader in (process.session, process.group):
@@ -120,7 +124,18 @@ def remains(mark: str, leader: int | None, apart: Iterable[int]) -> list[Process
 
     ``apart``: pids of first processes of the instances that live; they and what is below them is not looked at.
     """
-    return with_offspring(descendants(os.getpid(), but_not_below=apart), of_instance(mark, leader))
+    apart = frozenset(apart)
+    for _ in range(_ROUNDS):
+        before = _orphans(apart)
+        found = with_offspring(descendants(os.getpid(), but_not_below=apart), of_instance(mark, leader))
+        # One that forks and exits all the time may have moved on from pid to pid while we looked.
+        if found or _orphans(apart) <= before:
+            break
+    return found
+
+
+def _orphans(apart: frozenset[int]) -> set[int]:
+    return set(children(os.getpid()) or ()) - apart
 
 
 def remains_anywhere(mark: str, leader: int | None, apart: Iterable[int]) -> list[Process]:
@@ -129,7 +144,17 @@ def remains_anywhere(mark: str, leader: int | None, apart: Iterable[int]) -> lis
 
 
 def remains_of_owner(owner: str) -> list[Process]:
-    return with_offspring(_all_but(()), of_owner(owner))
+    for _ in range(_PASSES):
+        before = _newest_pid()
+        found = with_offspring(_all_but(()), of_owner(owner))
+        if found or _newest_pid() == before:
+            break
+    return found
+
+
+def _newest_pid() -> bytes:
+    """As long as it stays the same, nothing has forked: what a look at all processes says is the whole truth."""
+    return read("/proc/loadavg").rpartition(b" ")[2]
 
 
 def _all_but(apart: Iterable[int]) -> list[Process]:

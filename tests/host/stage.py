@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -151,6 +151,13 @@ def ended(pidfd: int, patience: float = PATIENCE) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(patience * 1000))
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    """For facts that announce themselves to nobody; TimeoutError when it does not come true."""
+    async with asyncio.timeout(PATIENCE):
+        while not fact():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 def alive(pid: int) -> bool:
