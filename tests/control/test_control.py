@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -131,12 +132,29 @@ def test_a_count_must_be_one(fake: FakeMesh, place: Place, lines: str) -> None:
     assert raw(place, request.encode("latin-1"))[0] == 400
 
 
-def test_strangers_are_hung_up_on(fake: FakeMesh, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+class Peer(socket.socket):
+    """A connection whose other end is user ``uid``."""
+
+    uid = 0
+
+    def getsockopt(self, *_: object) -> bytes:  # type: ignore[override]
+        return struct.pack("3i", 1, self.uid, self.uid)
+
+
+@pytest.mark.parametrize(("uid", "admitted"), [(0, True), (54321, True), (54322, False)])
+def test_only_this_user_and_root_may_talk(monkeypatch: pytest.MonkeyPatch, uid: int, admitted: bool) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(str(control_socket(place.state_dir)))
-        admitted = server.may_talk(line)
-    assert admitted is (os.getuid() == 0)  # root may always
+    with Peer() as connection:
+        connection.uid = uid
+        assert server.may_talk(connection) is admitted
+
+
+def test_strangers_are_hung_up_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "may_talk", lambda connection: False)
+    fake = FakeMesh(place)
+    with running(fake), pytest.raises(MeshError, match="hung up"):
+        Client(place).command("down")
+    assert fake.asked == []
 
 
 def test_the_socket_is_ours_alone(fake: FakeMesh, place: Place) -> None:
