@@ -7,9 +7,9 @@ import contextlib
 import fcntl
 import os
 import select
-import time
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter, time
 
 from mesh_supervisor.host.lastwords import TAIL, Failure, read_failure
 from mesh_supervisor.host.lines import LONGEST_LINE, Line, LineSplitter, readable
@@ -37,7 +37,7 @@ class Capture:
     """
 
     def __init__(
-        self, agent: str, generation: int, on_line: Callable[[Line], None], *, clock: Callable[[], float] = time.time
+        self, agent: str, generation: int, on_line: Callable[[Line], None], *, clock: Callable[[], float] = time
     ) -> None:
         self.agent, self.generation = agent, generation
         self._on_line, self._clock = on_line, clock
@@ -123,12 +123,12 @@ class Capture:
 
     def _go_on(self) -> None:
         """Hand on lines for one slice. While some are left nothing more is read: what is held stays small."""
-        until = time.perf_counter() + SLICE / max(1, len(_behind))
+        until = perf_counter() + SLICE / max(1, len(_behind))
         at = self._clock()
         while self._waiting:
             for _ in range(min(32, len(self._waiting))):
                 self._hand_on(self._waiting.popleft(), at)
-            if time.perf_counter() > until:
+            if perf_counter() > until:
                 break
         _behind.discard(self)
         if self._waiting:

@@ -8,10 +8,10 @@ A line is ``2026-11-21T01:43:36.123Z [7] text``, the number being the generation
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
@@ -104,7 +104,7 @@ class _LogFile:
         written = 0
         try:
             while written < len(rows):
-                self._prepare()
+                self._prepare(lines[written].at)
                 written += self._write_some(rows[written:])
         except OSError as error:
             self.lost += len(rows) - written
@@ -115,9 +115,9 @@ class _LogFile:
             os.close(self._file)
             self._file = None
 
-    def _prepare(self) -> None:
+    def _prepare(self, at: float) -> None:
         """Have a file open that is the one at ``path`` (somebody may have removed it), is not full, and says where
-        this run begins and what is missing."""
+        this run begins and what is missing. ``at``: unix time of the line to come."""
         if self._file is not None and not self._still_there():
             self.close()
         if self._file is not None and self._size >= self._max_size:
@@ -126,10 +126,10 @@ class _LogFile:
         if self._file is None:
             self._open()
         if not self._marked:
-            self._write(f"{stamp(time.time())} {_RUN}\n".encode())
+            self._write(f"{stamp(at)} {_RUN}\n".encode())
             self._marked = True
         if self.lost:
-            self._write(f"{stamp(time.time())} [0] {left_out(self.lost, self.why)}\n".encode())
+            self._write(f"{stamp(at)} [0] {left_out(self.lost, self.why)}\n".encode())
             self.lost = 0
 
     def _still_there(self) -> bool:
@@ -228,12 +228,13 @@ def read_log(
     ``lines``: at most so many of each agent, the last ones; ``since``: unix time; ``previous``: instead the lines of
     the generation before the newest one that wrote any, of whichever run it was.
     """
-    found: list[Line] = []
+    found: list[list[Line]] = []
     for agent in logged_agents(directory):
         if not agents or agent in agents:
             backwards = _previous(directory, agent) if previous else _newest_run(directory, agent)
-            found += _choose(backwards, lines, since, grep)
-    return sorted(found, key=lambda line: line.at)
+            found.append(_choose(backwards, lines, since, grep))
+    # Merged, not sorted: a clock that was set back must not mix up the lines of one agent.
+    return list(heapq.merge(*found, key=lambda line: line.at))
 
 
 def _choose(

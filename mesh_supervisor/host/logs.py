@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -57,7 +58,7 @@ class LogHub:
     def recent(self, agents: Collection[str] = (), lines: int = KEPT_LINES) -> list[Line]:
         """The last ``lines`` of each of ``agents`` (none named: of all), in the order of time."""
         chosen = [kept for name, kept in self._kept.items() if not agents or name in agents]
-        return sorted((line for kept in chosen for line in kept.last(lines)), key=lambda line: line.at)
+        return list(heapq.merge(*(kept.last(lines) for kept in chosen), key=lambda line: line.at))
 
     def subscribe(self, agents: Collection[str] = (), lines: int = 0) -> Follower:
         """An async iterator of the last ``lines`` of each and all that come. Close it (or use ``with``)."""
