@@ -35,12 +35,15 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, paths: Iterable[Path]) -> None:
+        fresh = set(paths)
+        if not fresh:
+            return
         loop = asyncio.get_running_loop()
         if not self._paths:
             self._began = loop.time()
-        self._paths.update(paths)
+        self._paths |= fresh
         # While it is held, the next look is near anyway.
-        if self._paths and self._due_since is None:
+        if self._due_since is None:
             latest = self._began + max(LONGEST_WAIT, self.quiet)
             self._wake_at(min(loop.time() + self.quiet, latest))
 

@@ -225,6 +225,8 @@ class Watcher:
             self._watch = None
 
     def _give_up_inotify(self, error: OSError) -> None:
+        if self._poll_everything and self._watch is None:
+            return  # each of many new folders says so
         self._stop_probe()
         self._close_watch()
         self._poll_all(_limit_sentence(error))
