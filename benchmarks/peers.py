@@ -58,7 +58,6 @@ class Meshsup:
         text = f'[mesh]\nname = "bench"\n[registry]\nport = {self.registry_port}\n'
         for program in programs:
             text += f'[agents.{program.name}]\ncommand = "{program.file}"\nport = {program.port}\n'
-            text += 'ready = { http = "/", interval = 0.1 }\n'
         (folder / "mesh.toml").write_text(text)
         return [self.command, "up", "--watch" if watch else "--no-watch"]
 

@@ -158,7 +158,7 @@ class Mesh:
     def write(self, path: str, text: str) -> Path:
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(textwrap.dedent(text))
+        file.write_text(textwrap.dedent(text), encoding="utf-8")
         return file
 
     def edit(self, path: str, old: str, new: str) -> None:

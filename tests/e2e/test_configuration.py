@@ -88,8 +88,9 @@ def test_an_unreadable_mesh_toml(folder: Mesh) -> None:
 def test_a_folder_as_mesh_toml(folder: Mesh) -> None:
     (folder.root / "mesh.toml").unlink(missing_ok=True)
     (folder.root / "mesh.toml").mkdir()
-    refused(folder.run("-f", "mesh.toml", "check"), "mesh.toml")
+    done = folder.run("-f", "mesh.toml", "check")
     (folder.root / "mesh.toml").rmdir()
+    refused(done, "mesh.toml")
 
 
 def test_a_state_dir_that_cannot_be_written(folder: Mesh) -> None:
