@@ -78,7 +78,7 @@ class Slots:
     """At most ``count`` instances start at once; the most urgent goes first, then the one that asked first."""
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self._count = self._free = count
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._asked = 0
 
@@ -98,7 +98,18 @@ class Slots:
             raise
         return Slot(self)
 
+    def resize(self, count: int) -> None:
+        """From now on ``count`` at once; what has begun is not disturbed."""
+        grown, self._count = count - self._count, count
+        self._free += grown
+        while self._free > 0 and self._waiting:
+            self._free -= 1
+            self._hand_on()
+
     def _hand_on(self) -> None:
+        if self._free < 0:  # there are fewer slots than there were
+            self._free += 1
+            return
         while self._waiting:
             _, _, turn = heapq.heappop(self._waiting)
             if not turn.done():

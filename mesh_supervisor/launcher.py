@@ -16,22 +16,13 @@ from mesh_supervisor.enrolment import Enrolment, announcement_of, registrar_of
 from mesh_supervisor.errors import MeshError, PortTaken
 from mesh_supervisor.host.children import Program
 from mesh_supervisor.host.instance import Enrolled, Instance, Place, Watchers
+from mesh_supervisor.host.interpreter import Interpreter
 from mesh_supervisor.host.ports import holder_of
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.impact import Inputs
 from mesh_supervisor.lifecycle import Ended, Start
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, MeshSpec, Register
-
-
-@dataclass(frozen=True, slots=True)
-class Interpreter:
-    """What runs an agent. ``bin`` stands first in its PATH; ``why`` is said at start."""
-
-    python: Path
-    bin: Path | None = None
-    virtual_env: Path | None = None
-    why: str = ""
 
 
 class Interpreters(Protocol):

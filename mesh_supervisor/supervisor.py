@@ -10,14 +10,15 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from mesh_supervisor.agent import AgentTask, Slots
 from mesh_supervisor.enrolment import Enrolment
 from mesh_supervisor.environment import PRIVATE
-from mesh_supervisor.errors import PortTaken
+from mesh_supervisor.errors import MeshError, PortTaken
 from mesh_supervisor.events import Bus, EventKind, Reload, event
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.instance import Watchers
@@ -95,7 +96,7 @@ class Member:
         return self.task.state
 
 
-class Finding(Finder, Interpreters):
+class Finding(Finder, Interpreters, Protocol):
     """host/inputs.py, as all of it is used here."""
 
 
@@ -109,7 +110,7 @@ class Outputs:
 
 
 class Supervisor:
-    """``run`` until ``over`` is set by a command, a signal or an essential agent; then ``exit_code`` is what `up` says."""
+    """``run`` until ``over`` is set (a command, a signal, an essential agent); ``exit_code`` is then what `up` says."""
 
     def __init__(
         self, mesh: MeshSpec, state: StateDir, outputs: Outputs, finding: Callable[[Supervisor], Finding]
@@ -120,7 +121,6 @@ class Supervisor:
         self.client = RegistryClient(self.registry_url)
         self.enrolment = Enrolment(self.client, state.owner, self._registry_news)
         self.ignore = Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=state.path)
-        self.configured: Callable[[], object] = lambda: None
         self.finding = finding(self)
         self.selection = Selection(
             mesh.root,
@@ -128,7 +128,7 @@ class Supervisor:
             self.ignore,
             post=lambda name, happened: self.members[name].task.post(happened),
             configured=self._config_changed,
-            inputs_changed=self._inputs_changed,
+            inputs_changed=self.inputs_changed,
         )
         self.ground = Ground(mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finding)
         self.slots = Slots(mesh.parallel_starts)
@@ -136,8 +136,9 @@ class Supervisor:
         self.watcher: Watcher | None = None
         self.started_at = time.time()
         self.exit_code = 0
+        self.interrupted = False
         self.config_error: str | None = None
-        self.on_config: Callable[[], object] | None = None
+        self.on_config: Callable[[], Awaitable[None]] | None = None
         self.over = asyncio.Event()
         self._hurried = False
         self._tasks: asyncio.TaskGroup | None = None
@@ -173,7 +174,7 @@ class Supervisor:
                 member.runner.cancel()
 
     async def _stop_all(self) -> None:
-        """In the reverse order of starting, the registry last, within ``stop_timeout``; then whatever is left is killed."""
+        """In the reverse order of starting, within ``stop_timeout`` seconds; then whatever is left is killed."""
         try:
             async with asyncio.timeout(self.mesh.stop_timeout):
                 await self._stop_in_order()
@@ -471,7 +472,7 @@ class Supervisor:
     def _batch(self, paths: frozenset[Path]) -> None:
         self.selection.batch(paths)
 
-    def _inputs_changed(self) -> None:
+    def inputs_changed(self) -> None:
         """Once per turn of the loop, however many agents learn their inputs in it."""
         if self.watcher is not None and not self._update_due:
             self._update_due = True
@@ -484,9 +485,63 @@ class Supervisor:
 
     async def _config_changed(self) -> None:
         if self.on_config is not None:
-            result = self.on_config()
-            if asyncio.iscoroutine(result):
-                await result
+            await self.on_config()
+
+    def retune_mesh(self) -> None:
+        """What a changed mesh.toml says of the mesh itself, as far as it can change while it runs."""
+        self.slots.resize(self.mesh.parallel_starts)
+        if self.watcher is not None:
+            self.watcher.set_debounce(self.mesh.watch.debounce)
+        if self.watcher is not None and not self.mesh.watch.enabled:
+            self.watcher.stop()
+            self.watcher = None
+        self.start_watching()
+
+    def switch_watching(self, names: Iterable[str], *, on: bool) -> None:
+        """Remembered in state_dir. Raises MeshError when it cannot be."""
+        off = set(self.state.unwatched())
+        off = off - set(names) if on else off | set(names)
+        try:
+            self.state.keep_unwatched(off)
+        except OSError as error:
+            raise MeshError(f"cannot remember that in {self.state.path}: {error.strerror}") from error
+        for name in names:
+            self.selection.agents[name].enabled = on
+        self.outputs.bus.publish(event(EventKind.WATCH, f"{'on' if on else 'off'}: {', '.join(sorted(names))}"))
+
+    def watch_status(self) -> dict[str, Any]:
+        """The shape of `watch status --json`, without the agents."""
+        status = self.watcher.status if self.watcher is not None else None
+        return {
+            "how": status.how if status is not None else "off",
+            "why": status.why if status is not None else self._why_off(),
+            "roots": [str(root) for root in status.roots] if status is not None else [],
+            "directories": status.directories if status is not None else 0,
+            "files": status.files if status is not None else 0,
+        }
+
+    def _why_off(self) -> str:
+        return "prod mode, --no-watch or watch.enabled = false; `meshsup up --watch` switches it on"
+
+    def why_not(self, path: Path) -> str:
+        """In words, why a file concerns nobody."""
+        if not path.exists():
+            return "there is no such file"
+        if self.ignore.user_ignored(path):
+            return "watch.ignore or .meshwatch excludes it"
+        if not any(path.is_relative_to(root) for root in (self.mesh.root, *self.mesh.watch.roots)):
+            return "it lies outside mesh.toml's folder and watch.roots"
+        return "nobody imports it, and no watch glob matches it"
+
+    def warnings(self) -> tuple[str, ...]:
+        """What should not be overlooked, for `ps` and `up`."""
+        found = [*self.mesh.warnings, *self.ignore.warnings]
+        off = sorted(self.state.unwatched() & self.members.keys())
+        if off:
+            found.append(f"not watched (switched off by hand): {', '.join(off)}; `meshsup watch enable` undoes it")
+        if self.enrolment.trouble is not None:
+            found.append(f"registry: {self.enrolment.trouble}")
+        return tuple(found)
 
 
 def policy_of(spec: AgentSpec, mode: Mode) -> Policy:
@@ -531,7 +586,8 @@ _LINES: Mapping[str, Callable[[str, str, Report], str]] = {
     "crashed": lambda name, text, r: f"{name} crashed: {text}",
     "backoff": lambda name, text, r: f"{name} is started again in {r.seconds or 0:.1f}s",
     "crashloop": lambda name, text, r: (
-        f"{name} is in a crash loop: next try in {r.seconds or 0:.0f}s, or at once on an edit or `meshsup restart {name}`"
+        f"{name} is in a crash loop: next try in {r.seconds or 0:.0f}s, "
+        f"or at once on an edit or `meshsup restart {name}`"
     ),
     "failed": lambda name, text, r: f"{name} failed: {text}; it waits for an edit or `meshsup start {name}`",
     "done": lambda name, text, r: f"{name} is done",

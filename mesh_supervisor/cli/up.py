@@ -90,9 +90,9 @@ def _launch(place: Place, options: UpOptions) -> None:
     else:
         import asyncio
 
-        from mesh_supervisor import supervisor
+        from mesh_supervisor import running
 
-        raise typer.Exit(asyncio.run(supervisor.run(place, options)))
+        raise typer.Exit(asyncio.run(running.run(place, options)))
 
 
 def _join(client: Client, agents: list[str], profiles: list[str], *, stay: bool) -> None:

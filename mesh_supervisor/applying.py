@@ -1,0 +1,133 @@
+"""mesh.toml while the mesh runs: read again, compared, applied with the least effect; or the last valid one is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from mesh_supervisor.control.messages import Answer
+from mesh_supervisor.difference import Difference, differences
+from mesh_supervisor.errors import ConfigError
+from mesh_supervisor.events import EventKind, event
+from mesh_supervisor.launcher import AgentPreparation
+from mesh_supervisor.lifecycle import EditRejected, InputsChanged, Wish
+from mesh_supervisor.spec import AgentSpec, MeshSpec
+from mesh_supervisor.supervisor import Supervisor, policy_of
+
+
+class Applying:
+    """``load`` reads mesh.toml as `up` did, with the same options; raises ConfigError."""
+
+    def __init__(self, supervisor: Supervisor, load: Callable[[], MeshSpec]) -> None:
+        self._supervisor, self._load = supervisor, load
+        self._one_at_a_time = asyncio.Lock()
+        supervisor.on_config = self.file_changed
+
+    def preview(self) -> Answer:
+        """What `apply` would do. Raises ConfigError."""
+        difference = differences(self._supervisor.mesh, self._load())
+        return _answer(difference.lines() or ["nothing would change"], difference)
+
+    async def file_changed(self) -> None:
+        """It, or an env file of it, was saved: apply it, or say why not and keep the last valid one."""
+        supervisor = self._supervisor
+        try:
+            await self.apply(trigger="saved")
+        except ConfigError as error:
+            if supervisor.config_error != str(error):
+                supervisor.config_error = str(error)
+                supervisor.say(f"mesh.toml is not applied, the last valid one stays:\n{error}")
+                supervisor.outputs.bus.publish(event(EventKind.CONFIG_REJECTED, str(error)))
+
+    async def apply(self, *, force: bool = False, trigger: str = "asked") -> Answer:
+        """Does what the difference needs, and no more. Raises ConfigError: then nothing was changed."""
+        async with self._one_at_a_time:
+            new = self._load()
+            supervisor = self._supervisor
+            if supervisor.config_error is not None:
+                supervisor.config_error = None
+                supervisor.say("mesh.toml is valid again")
+            difference = differences(supervisor.mesh, new)
+            if not difference:
+                supervisor.mesh = supervisor.ground.mesh = new
+                self._watch_config_files(new)
+                return _answer(["nothing changes"], difference)
+            lines = difference.lines()
+            supervisor.say("\n".join(["mesh.toml: applying", *lines]))
+            await self._carry_out(difference, new, force)
+            supervisor.outputs.bus.publish(
+                event(EventKind.CONFIG_APPLIED, "; ".join(lines), trigger=trigger, lines=lines)
+            )
+            return _answer(lines, difference)
+
+    async def _carry_out(self, difference: Difference, new: MeshSpec, force: bool) -> None:
+        supervisor = self._supervisor
+        await asyncio.gather(*(supervisor.remove(name) for name in difference.removed))
+        supervisor.mesh = supervisor.ground.mesh = _keep_what_needs_down(supervisor.mesh, new)
+        supervisor.retune_mesh()
+        for name, spec in new.agents.items():
+            if name in difference.added:
+                supervisor.add(spec)
+            else:
+                self._retune(name, spec)
+        self._watch_config_files(new)
+        for name, keys in difference.restarted.items():
+            await self._restart(name, keys, force)
+        for name in difference.reregistered:
+            self._announce_again(name)
+        supervisor.want(name for name in difference.added if not new.agents[name].profiles)
+
+    def _retune(self, name: str, spec: AgentSpec) -> None:
+        supervisor = self._supervisor
+        member = supervisor.members[name]
+        member.launcher.retune(spec)
+        member.task.policy = policy_of(spec, supervisor.mesh.mode)
+        supervisor.selection.track(spec, enabled=name not in supervisor.state.unwatched())
+
+    async def _restart(self, name: str, keys: tuple[str, ...], force: bool) -> None:
+        supervisor = self._supervisor
+        member = supervisor.members[name]
+        if member.state.wish is Wish.DOWN:
+            return
+        broken = None if force or member.state.serving is None else await supervisor.selection.broken(name)
+        if broken is not None:
+            member.task.post(EditRejected(broken))
+        else:
+            member.task.post(InputsChanged(f"mesh.toml: {', '.join(keys)}"))
+
+    def _announce_again(self, name: str) -> None:
+        member = self._supervisor.members[name]
+        serving = member.state.serving
+        if serving is not None and isinstance(member.preparation, AgentPreparation):
+            member.preparation.announce(member.spec, serving.generation)
+
+    def _watch_config_files(self, mesh: MeshSpec) -> None:
+        supervisor = self._supervisor
+        supervisor.selection.config_files = config_files(mesh)
+        supervisor.inputs_changed()
+
+
+def config_files(mesh: MeshSpec) -> frozenset[Path]:
+    """mesh.toml and the env files that it was read with; ``.env`` beside it also while there is none."""
+    named = (spec.env_files for spec in mesh.agents.values())
+    return frozenset({mesh.file, mesh.root / ".env"}).union(*named)
+
+
+def _keep_what_needs_down(old: MeshSpec, new: MeshSpec) -> MeshSpec:
+    """The name, the folder and the registry of a running mesh stay what they are until `down` and `up`."""
+    return replace(new, name=old.name, state_dir=old.state_dir, registry=old.registry)
+
+
+def _answer(lines: list[str], difference: Difference) -> Answer:
+    body = {
+        "added": list(difference.added),
+        "removed": list(difference.removed),
+        "restarted": {name: list(keys) for name, keys in difference.restarted.items()},
+        "reregistered": sorted(difference.reregistered),
+        "retuned": {name: list(keys) for name, keys in difference.retuned.items()},
+        "mesh": list(difference.mesh_changes),
+        "needs_down": list(difference.needs_down),
+    }
+    return Answer(ok=True, lines=tuple(lines), body=body)

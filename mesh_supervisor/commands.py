@@ -1,0 +1,262 @@
+"""What people ask of a running mesh, and what it comes to for each agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mesh_supervisor import snapshot
+from mesh_supervisor.applying import Applying
+from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
+from mesh_supervisor.errors import MeshError, UnknownAgent
+from mesh_supervisor.events import Event
+from mesh_supervisor.host.logs import SUPERVISOR, Line
+from mesh_supervisor.impact import chain_text
+from mesh_supervisor.lifecycle import (
+    EditRejected,
+    InputsChanged,
+    RestartAsked,
+    Unwanted,
+    Verdict,
+    Wanted,
+    Wish,
+    verdict_down,
+    verdict_up,
+)
+from mesh_supervisor.lifecycle import Event as LifeEvent
+from mesh_supervisor.ordering import start_levels, with_dependencies
+from mesh_supervisor.supervisor import REGISTRY, Supervisor
+
+Arguments = Mapping[str, Any]
+
+
+class Commands:
+    """What control/server.py calls Controlled. Names from clients are looked up, never used as paths."""
+
+    def __init__(self, supervisor: Supervisor, applying: Applying) -> None:
+        self._supervisor, self._applying = supervisor, applying
+        self._verbs: Mapping[str, Callable[[Arguments], Awaitable[Answer]]] = {
+            "start": self._start,
+            "stop": self._stop,
+            "restart": self._restart,
+            "reload": self._reload,
+            "apply": self._apply,
+            "down": self._down,
+            "up": self._up,
+            "why": self._why,
+            "watch-status": self._watch_status,
+            "watch-enable": self._watch_enable,
+            "watch-disable": self._watch_disable,
+        }
+
+    def known(self, words: Collection[str]) -> list[str]:
+        """The agents that these names and globs mean, before any of them was added. Raises UnknownAgent."""
+        return _matching(words, list(self._supervisor.mesh.agents))
+
+    def snapshot(self) -> Snapshot:
+        return snapshot.take(self._supervisor)
+
+    async def command(self, verb: str, arguments: Arguments) -> Answer:
+        """Raises MeshError: a name that is unknown, a file that cannot be read."""
+        if self._supervisor.over.is_set() and verb != "down":
+            raise MeshError("the mesh is stopping; try again when it is down")
+        return await self._verbs[verb](arguments)
+
+    def follow_events(self) -> AsyncIterator[Event]:
+        return self._supervisor.outputs.bus.subscribe()
+
+    def follow_logs(self, agents: Collection[str], lines: int) -> AsyncIterator[Line]:
+        return self._supervisor.outputs.hub.subscribe(self._named(agents), lines)
+
+    def recent_logs(self, agents: Collection[str], lines: int) -> Sequence[Line]:
+        return self._supervisor.outputs.hub.recent(self._named(agents), lines)
+
+    # ---- start, stop, restart, reload ------------------------------------------------------------------------------
+
+    async def _start(self, arguments: Arguments) -> Answer:
+        names = self._chosen(arguments)
+        agents = self._supervisor.mesh.agents
+        self._supervisor.want([n for n in with_dependencies(agents, names) if n not in names])
+        if REGISTRY in names:
+            self._supervisor.members[REGISTRY].task.post(Wanted("asked to start"))
+        return _answer(await asyncio.gather(*(self._ask_up(name, Wanted("asked to start"), True) for name in names)))
+
+    async def _stop(self, arguments: Arguments) -> Answer:
+        names = self._chosen(arguments)
+        outcomes: list[Outcome] = []
+        for level in [*reversed(start_levels(self._supervisor.mesh.agents)), [REGISTRY]]:
+            outcomes += await asyncio.gather(*(self._ask_down(name) for name in level if name in names))
+        return _answer(outcomes)
+
+    async def _restart(self, arguments: Arguments) -> Answer:
+        names = self._chosen(arguments)
+        force = bool(arguments.get("force"))
+        return _answer(await asyncio.gather(*(self._restart_one(name, force) for name in names)))
+
+    async def _restart_one(self, name: str, force: bool) -> Outcome:
+        refusal = None if force else await self._refusal(name)
+        return refusal or await self._ask_up(name, RestartAsked("asked to restart"), False)
+
+    async def _reload(self, arguments: Arguments) -> Answer:
+        names = self._chosen(arguments) if arguments.get("agents") or not arguments.get("paths") else []
+        if not arguments.get("agents") and not arguments.get("paths"):
+            names = [name for name in names if self._supervisor.members[name].state.wish is Wish.UP]
+        for text in arguments.get("paths", ()):
+            concerned = await self._supervisor.selection.why(Path(text))
+            if not concerned:
+                raise MeshError(f"{text}: is an input of no agent; see `meshsup why {text}` and `meshsup watch status`")
+            names += [name for name in concerned if name not in names]
+        force = bool(arguments.get("force"))
+        return _answer(await asyncio.gather(*(self._reload_one(name, force) for name in names)))
+
+    async def _reload_one(self, name: str, force: bool) -> Outcome:
+        if self._supervisor.members[name].state.wish is Wish.DOWN:
+            return Outcome(name, False, f"is stopped; use `meshsup start {name}`")
+        refusal = None if force else await self._refusal(name)
+        return refusal or await self._ask_up(name, InputsChanged("asked to reload"), False)
+
+    async def _refusal(self, name: str) -> Outcome | None:
+        """A healthy agent is not killed for a file that cannot load."""
+        member = self._supervisor.members[name]
+        if name == REGISTRY or member.state.serving is None:
+            return None
+        broken = await self._supervisor.selection.broken(name)
+        if broken is None:
+            return None
+        member.task.post(EditRejected(broken))
+        return Outcome(name, False, f"refused, it keeps running: {broken} (--force does it anyway)")
+
+    async def _ask_up(self, name: str, happened: LifeEvent, running_is_enough: bool) -> Outcome:
+        task = self._supervisor.members[name].task
+        after = task.state.generation
+        if running_is_enough and (task.state.serving or task.state.incoming):
+            after -= 1
+        begun = asyncio.get_running_loop().time()
+        verdict = await task.ask(happened, lambda agent: verdict_up(agent, after))
+        return self._outcome(name, verdict, begun)
+
+    async def _ask_down(self, name: str) -> Outcome:
+        begun = asyncio.get_running_loop().time()
+        return self._outcome(name, await self._supervisor.members[name].task.ask(Unwanted(), verdict_down), begun)
+
+    def _outcome(self, name: str, verdict: Verdict, begun: float) -> Outcome:
+        seconds = asyncio.get_running_loop().time() - begun
+        text = f"{verdict.text} in {seconds:.2f}s" if verdict.ok else verdict.text
+        generation = self._supervisor.members[name].state.generation
+        return Outcome(name, verdict.ok, self._supervisor.outputs.hide(text), generation, round(seconds, 3))
+
+    # ---- the mesh --------------------------------------------------------------------------------------------------
+
+    async def _apply(self, arguments: Arguments) -> Answer:
+        if arguments.get("dry_run"):
+            return self._applying.preview()
+        return await self._applying.apply(force=bool(arguments.get("force")))
+
+    async def _down(self, arguments: Arguments) -> Answer:
+        self._supervisor.finish()
+        return Answer(ok=True)
+
+    async def _up(self, arguments: Arguments) -> Answer:
+        answer = await self._applying.apply()
+        if not answer.ok:
+            return answer
+        names = self._named(arguments.get("agents", ()))
+        self._supervisor.want(self._supervisor.chosen(names, arguments.get("profiles", ())))
+        return Answer(ok=True, lines=answer.lines)
+
+    # ---- watching --------------------------------------------------------------------------------------------------
+
+    async def _why(self, arguments: Arguments) -> Answer:
+        lines: list[str] = []
+        body: dict[str, Any] = {"files": []}
+        for text in arguments.get("paths", ()):
+            found = await self._supervisor.selection.why(Path(text))
+            chains = {name: chain_text(reason, self._supervisor.mesh.root) for name, reason in found.items()}
+            lines += [f"{name}: {chain}{self._gate(name)}" for name, chain in chains.items()]
+            if not chains:
+                lines.append(f"{text}: no agent depends on it ({self._supervisor.why_not(Path(text))})")
+            body["files"].append({"path": text, "agents": chains})
+        return Answer(ok=True, lines=tuple(lines), body=body)
+
+    def _gate(self, name: str) -> str:
+        tracked = self._supervisor.selection.agents[name]
+        if self._supervisor.watcher is None:
+            return " - watching is off"
+        if not tracked.inputs.watched:
+            return " - watch = false in mesh.toml"
+        return "" if tracked.enabled else f" - switched off; `meshsup watch enable {name}`"
+
+    async def _watch_status(self, arguments: Arguments) -> Answer:
+        supervisor = self._supervisor
+        names = self._chosen(arguments, registry=False)
+        lines, body = [], supervisor.watch_status()
+        how = f"{body['how']}, {body['why']}" if body["why"] else body["how"]
+        lines.append(f"watching: {how}; {body['directories']} folders, {body['files']} files by themselves")
+        body["agents"] = {}
+        for name in names:
+            tracked = supervisor.selection.agents[name]
+            inputs = tracked.inputs
+            row: dict[str, Any] = {
+                "enabled": tracked.enabled and inputs.watched,
+                "imports": len(inputs.files),
+                "globs": [glob.text for glob in inputs.globs],
+                "matched": len(inputs.matched),
+                "env_files": sorted(map(str, inputs.env_files)),
+                "directories": [str(folder) for folder in inputs.directories],
+                "notes": [*((inputs.warning,) if inputs.warning else ()), *inputs.notes],
+            }
+            body["agents"][name] = row
+            lines.append(f"{name}: {_watch_line(row)}{self._gate(name)}")
+            lines += [f"  {note}" for note in row["notes"]]
+        return Answer(ok=True, lines=tuple(lines), body=body)
+
+    async def _watch_enable(self, arguments: Arguments) -> Answer:
+        names = self._chosen(arguments, registry=False)
+        self._supervisor.switch_watching(names, on=True)
+        for name in names:
+            await self._supervisor.selection.catch_up(name)
+        return _answer([Outcome(name, True, "is watched") for name in names])
+
+    async def _watch_disable(self, arguments: Arguments) -> Answer:
+        names = self._chosen(arguments, registry=False)
+        self._supervisor.switch_watching(names, on=False)
+        return _answer([Outcome(name, True, "is not watched any more") for name in names])
+
+    # ---- names -----------------------------------------------------------------------------------------------------
+
+    def _chosen(self, arguments: Arguments, *, registry: bool = True) -> list[str]:
+        """Those named (globs too), in the order of mesh.toml; none named: all agents. Raises UnknownAgent."""
+        words = arguments.get("agents", ())
+        if not words:
+            return list(self._supervisor.mesh.agents)
+        return [name for name in self._named(words) if registry or name != REGISTRY]
+
+    def _named(self, words: Collection[str]) -> list[str]:
+        return _matching(words, list(self._supervisor.members))
+
+
+def _matching(words: Collection[str], names: list[str]) -> list[str]:
+    """A glob means agents; the registry, and the supervisor's own log, must be called by their names."""
+    chosen: set[str] = set()
+    for word in words:
+        found = [name for name in names if fnmatchcase(name, word) and (name != REGISTRY or word == REGISTRY)]
+        if not found and word != SUPERVISOR:
+            raise UnknownAgent(word, names)
+        chosen.update(found or [word])
+    return [name for name in (*names, SUPERVISOR) if name in chosen]
+
+
+def _watch_line(row: Mapping[str, Any]) -> str:
+    parts = [f"{row['imports']} imported files"] if row["imports"] else []
+    parts += [f"{row['matched']} files by {', '.join(row['globs'])}"] if row["globs"] else []
+    parts += [f"{len(row['env_files'])} env files"] if row["env_files"] else []
+    parts += [f"all of {folder}" for folder in row["directories"]]
+    return ", ".join(parts) or "no known inputs"
+
+
+def _answer(outcomes: Sequence[Outcome]) -> Answer:
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    return Answer(ok=not failed, outcomes=tuple(outcomes), exit_code=1 if failed else 0)

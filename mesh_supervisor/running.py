@@ -1,0 +1,188 @@
+"""One run of a mesh in this process: everything is opened here, wired, and closed in the reverse order.
+
+The only place that knows all parts: configuration, state_dir, logs, events, supervisor, control socket, signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mesh_supervisor import __version__
+from mesh_supervisor.applying import Applying, config_files
+from mesh_supervisor.commands import Commands
+from mesh_supervisor.config import load
+from mesh_supervisor.control import server as control
+from mesh_supervisor.events import Bus, EventLog
+from mesh_supervisor.finding import HostFinding
+from mesh_supervisor.host.guardian import Guardian
+from mesh_supervisor.host.kept_ports import KeptPorts
+from mesh_supervisor.host.logs import Console, LogFiles, LogHub, Sink
+from mesh_supervisor.host.ports import free_port
+from mesh_supervisor.host.reaper import Reaper, become_subreaper
+from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.host.sweep import sweep_owner
+from mesh_supervisor.locate import Place, control_socket
+from mesh_supervisor.options import UpOptions
+from mesh_supervisor.spec import MeshSpec, Mode
+from mesh_supervisor.supervisor import Outputs, Supervisor
+from mesh_supervisor.wording import hide
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads mesh.toml as this `up` was asked to; again whenever it changes."""
+
+    place: Place
+    options: UpOptions
+    environ: Mapping[str, str]
+
+    def __call__(self) -> MeshSpec:
+        """Raises ConfigError."""
+        options = self.options
+        return load(
+            self.place.file,
+            self.environ,
+            mode=options.mode,
+            mode_reason=options.mode_reason,
+            kept_port=KeptPorts(self.place.state_dir, lambda taken: free_port(taken=taken)).kept_port,
+            watch=options.watch,
+            debounce=options.debounce,
+            pid_one=os.getpid() == 1,
+        )
+
+
+async def run(place: Place, options: UpOptions) -> int:
+    """`up`: 0 after a clean stop, 1 when an essential agent was given up, 130 after a second Ctrl-C.
+
+    Raises ConfigError, AlreadyRunning, PortTaken, UnknownAgent: then nothing was started and nothing is left.
+    """
+    reader = Reader(place, options, dict(os.environ))
+    mesh = reader()
+    state = StateDir.open(mesh.state_dir)
+    state.lock()
+    address = control_socket(mesh.state_dir)
+    listener = control.listen(address)
+    try:
+        become_subreaper()
+        # What a killed supervisor left holds our ports. By mark and tag, so never a stranger.
+        left = await asyncio.to_thread(sweep_owner, state.owner)
+        with _outputs(mesh, state, options) as outputs:
+            if left:
+                outputs.hub.say(f"killed what an earlier run left: {', '.join(f'{s.name} ({s.pid})' for s in left)}")
+            return await _run_mesh(mesh, state, options, reader, listener, outputs)
+    finally:
+        listener.close()
+        control.withdraw(address)
+        state.unlock()
+
+
+@contextlib.contextmanager
+def _outputs(mesh: MeshSpec, state: StateDir, options: UpOptions) -> Iterator[Outputs]:
+    """Logs and events, closed at the end whatever happens."""
+    sinks: list[Sink] = []
+    files = LogFiles(state.path / "logs", max_size=mesh.logs.max_size, keep=mesh.logs.keep) if mesh.logs.files else None
+    console = None if options.detached and files is not None else _console(mesh)
+    sinks += [sink for sink in (files, console) if sink is not None]
+    bus, log = Bus(), EventLog(state.path)
+    bus.listen(log.append)
+    secrets = frozenset() if options.show_secrets else mesh.secrets
+    try:
+        yield Outputs(LogHub(*sinks), bus, lambda text: hide(text, secrets))
+    finally:
+        bus.close()
+        log.close()
+        for sink in (console, files):
+            if sink is not None:
+                sink.close()
+
+
+def _console(mesh: MeshSpec) -> Console:
+    return Console(1, json_lines=mesh.mode is Mode.PROD, names=["meshsup", "registry", *mesh.agents])
+
+
+async def _run_mesh(
+    mesh: MeshSpec,
+    state: StateDir,
+    options: UpOptions,
+    reader: Reader,
+    listener: socket.socket,
+    outputs: Outputs,
+) -> int:
+    supervisor = Supervisor(mesh, state, outputs, HostFinding)
+    supervisor.selection.config_files = config_files(mesh)
+    commands = Commands(supervisor, Applying(supervisor, reader))
+    names = commands.known(options.agents)
+    stop_control = asyncio.Event()
+    reaper, guardian = Reaper(), Guardian(state.owner, report=state.path / "swept.log", say=supervisor.say)
+    reaper.install()
+    try:
+        guardian.start()
+        with _signals(supervisor, reader):
+            _greet(supervisor)
+            server = asyncio.create_task(control.serve(commands, listener, stop=stop_control))
+            try:
+                code = await supervisor.run(names, options.profiles)
+            finally:
+                stop_control.set()
+                await server
+        supervisor.say("stopped")
+        return INTERRUPTED if supervisor.interrupted else code
+    finally:
+        await guardian.close()
+        reaper.close()
+
+
+def _greet(supervisor: Supervisor) -> None:
+    mesh = supervisor.mesh
+    watching = "watching" if mesh.watch.enabled else "not watching"
+    agents = f"{len(mesh.agents)} agent{'s' * (len(mesh.agents) != 1)}"
+    supervisor.say(
+        f"meshsup {__version__}: {mesh.name}, {agents}, {mesh.mode} mode ({mesh.mode_reason}), {watching}; "
+        f"registry {supervisor.registry_url}"
+    )
+    for warning in supervisor.warnings():
+        supervisor.say(f"note: {warning}")
+
+
+@contextlib.contextmanager
+def _signals(supervisor: Supervisor, reader: Reader) -> Iterator[None]:
+    """SIGINT and SIGTERM stop in order, a second one at once. SIGHUP: the terminal is gone (stop), or, without a
+    terminal, apply mesh.toml."""
+    loop = asyncio.get_running_loop()
+    terminal = _has_terminal(reader.options)
+
+    def stop(interrupt: bool) -> None:
+        supervisor.interrupted = supervisor.over.is_set() and interrupt
+        supervisor.finish()
+
+    def hang_up() -> None:
+        if terminal:
+            supervisor.finish()
+        else:
+            supervisor.selection.batch(frozenset({supervisor.mesh.file}))  # as if it had been saved
+
+    handlers: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGINT: lambda: stop(True),
+        signal.SIGTERM: lambda: stop(False),
+        signal.SIGHUP: hang_up,
+    }
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
+
+
+def _has_terminal(options: UpOptions) -> bool:
+    return not options.detached and (sys.stdin.isatty() if sys.stdin is not None else False)

@@ -1,0 +1,175 @@
+"""What `ps` shows, taken from a supervisor when somebody asks; nothing is sampled while nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from mesh_supervisor import __version__
+from mesh_supervisor.control.messages import AgentView, Snapshot
+from mesh_supervisor.host.instance import Instance
+from mesh_supervisor.host.spawn import tree, usage
+from mesh_supervisor.launcher import AgentPreparation
+from mesh_supervisor.lifecycle import Agent, Phase, Wish, phase
+from mesh_supervisor.spec import CommandLine, Kind, Module, Register, Script
+from mesh_supervisor.supervisor import REGISTRY, Member, Supervisor
+from mesh_supervisor.wording import hide
+
+
+def take(supervisor: Supervisor) -> Snapshot:
+    mesh = supervisor.mesh
+    return Snapshot(
+        name=mesh.name,
+        file=str(mesh.file),
+        state_dir=str(supervisor.state.path),
+        pid=os.getpid(),
+        version=__version__,
+        mode=str(mesh.mode),
+        started_at=datetime.fromtimestamp(supervisor.started_at, UTC).isoformat(timespec="milliseconds"),
+        watching=supervisor.watcher is not None,
+        registry_url=supervisor.registry_url,
+        registry_up=supervisor.registry_serves(),
+        config_error=supervisor.config_error,
+        warnings=supervisor.warnings(),
+        agents=tuple(_view(supervisor, name, member) for name, member in supervisor.members.items()),
+    )
+
+
+def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
+    state, spec = member.state, member.spec
+    instance = _newest(member)
+    cpu, memory = _use(member, instance)
+    tracked = supervisor.selection.agents.get(name)
+    preparation = member.preparation if isinstance(member.preparation, AgentPreparation) else None
+    inputs = tracked.inputs if tracked is not None else None
+    now = asyncio.get_running_loop().time()
+    view = AgentView(
+        name=name,
+        kind="registry" if name == REGISTRY else "task" if spec.kind is Kind.TASK else "agent",
+        state=str(phase(state)),
+        detail=_detail(member, now),
+        pid=instance.pid if instance is not None else None,
+        port=spec.port,
+        host=spec.host,
+        generation=state.generation,
+        uptime=now - instance.spawned_at if instance is not None else None,
+        restarts=state.restarts,
+        cpu=cpu,
+        memory=memory,
+        registered=_registered(supervisor, member, preparation),
+        last=member.last,
+        failure=state.patience.failure,
+        rejection=state.rejection,
+        retry_in=None if state.patience.retry_at is None else max(0.0, state.patience.retry_at - now),
+        interpreter=_interpreter(preparation),
+        command=_command(member),
+        directory=str(spec.directory),
+        watched=bool(supervisor.watcher and tracked and tracked.enabled and inputs and inputs.watched),
+        inputs=len(inputs.paths) if inputs is not None else 0,
+        warnings=_warnings(preparation),
+        wanted=state.wish is Wish.UP,
+    )
+    return _hidden(view, supervisor.mesh.secrets)
+
+
+def _newest(member: Member) -> Instance | None:
+    """The one that serves, else the one that comes, else the one that goes."""
+    living = member.launcher.instances
+    order = [i for i in (member.state.serving, member.state.incoming, *member.state.draining) if i is not None]
+    return next((living[i.generation] for i in order if i.generation in living), None)
+
+
+def _use(member: Member, instance: Instance | None) -> tuple[float | None, int | None]:
+    """(percent of one core since the last look, or since its start; resident bytes) of its whole tree."""
+    if instance is None:
+        member.cpu_seen = None
+        return None, None
+    spent, memory = usage(tree(instance.pid))
+    now = asyncio.get_running_loop().time()
+    since, before = member.cpu_seen or (instance.spawned_at, 0.0)
+    if since < instance.spawned_at or spent < before:  # another instance by now, or a child of it has gone
+        since, before = instance.spawned_at, 0.0
+    if now - since >= 0.2:
+        member.cpu_seen = (now, spent)
+    return round(100 * (spent - before) / max(now - since, 0.01), 1), memory
+
+
+def _detail(member: Member, now: float) -> str:
+    state = member.state
+    word = phase(state)
+    if state.rejection is not None:
+        return f"reload rejected: {state.rejection}"
+    if word in (Phase.BACKOFF, Phase.CRASHLOOP):
+        return _retry(state, now)
+    if word is Phase.FAILED:
+        return str(state.patience.failure)
+    if word is Phase.WAITING:
+        return "for " + ", ".join(state.blocked) if state.blocked else "to be started"
+    if word is Phase.STARTING and state.incoming is not None and state.incoming.spawned_at is None:
+        return "waits for its turn"
+    return member.status
+
+
+def _retry(state: Agent, now: float) -> str:
+    failure, retry_at = state.patience.failure or "", state.patience.retry_at
+    return failure if retry_at is None else f"{failure}; next try in {max(0.0, retry_at - now):.0f}s"
+
+
+def _registered(
+    supervisor: Supervisor, member: Member, preparation: AgentPreparation | None
+) -> Literal["yes", "no", "never", "-"]:
+    if preparation is None:
+        return "-"
+    if preparation.registrar(member.spec) is Register.NEVER:
+        return "never"
+    serving = member.state.serving
+    if serving is None or not supervisor.registry_serves():
+        return "no"
+    return "yes" if supervisor.enrolment.is_registered(preparation.id_of(member.spec, serving.generation)) else "no"
+
+
+def _interpreter(preparation: AgentPreparation | None) -> str | None:
+    found = preparation.interpreter if preparation is not None else None
+    return None if found is None else f"{found.python} ({found.why})" if found.why else str(found.python)
+
+
+def _command(member: Member) -> str:
+    spec = member.spec
+    match spec.command:
+        case Script(path):
+            words = [_short(path, spec.directory), *spec.args]
+        case Module(name):
+            words = ["-m", name, *spec.args]
+        case CommandLine(argv):
+            words = [*argv, *spec.args]
+    return shlex.join(words)
+
+
+def _short(path: Path, directory: Path) -> str:
+    return str(path.relative_to(directory)) if path.is_relative_to(directory) else str(path)
+
+
+def _warnings(preparation: AgentPreparation | None) -> tuple[str, ...]:
+    if preparation is None:
+        return ()
+    warning = preparation.inputs.warning
+    return (*((warning,) if warning else ()), *preparation.inputs.notes)
+
+
+def _hidden(view: AgentView, secrets: frozenset[str]) -> AgentView:
+    def safe(text: str | None) -> str | None:
+        return None if text is None else hide(text, secrets)
+
+    return replace(
+        view,
+        detail=safe(view.detail) or "",
+        last=safe(view.last) or "",
+        failure=safe(view.failure),
+        rejection=safe(view.rejection),
+        command=safe(view.command) or "",
+    )
