@@ -87,16 +87,17 @@ class Inputs:
     ``files``: its import closure, each with its step. ``missing``: files that do not exist yet and would answer an
     import, with the importer. ``folders``: plug-in packages, of which each ``.py`` counts, also a new one, with the
     importer. ``globs``, ``env_files``: from mesh.toml. ``directories``: watched whole, for programs that cannot be
-    read. ``matched``: the files that globs, directories and folders hold now.
+    read. ``matched``: the files that globs, directories and folders hold now. ``ignored``: those of all these that the
+    user's own rules take out again.
 
     ``third_party``: top-level names it imports that are not the project's (also uninstalled ones). ``gone``: imports
     that cannot work. ``notes``: said in ``-o wide`` and by ``watch status``; ``warning``: said at start.
     ``watched`` False (``watch = false``): no save reloads it. ``known`` False: ask again when it runs.
     """
 
-    files: Mapping[Path, Step] = _NO_STEPS
-    missing: Mapping[Path, Path | None] = _NO_PATHS
-    folders: Mapping[Path, Path | None] = _NO_PATHS
+    files: Mapping[Path, Step] = field(default_factory=lambda: _NO_STEPS)
+    missing: Mapping[Path, Path | None] = field(default_factory=lambda: _NO_PATHS)
+    folders: Mapping[Path, Path | None] = field(default_factory=lambda: _NO_PATHS)
     globs: tuple[Glob, ...] = ()
     env_files: frozenset[Path] = frozenset()
     directories: tuple[Path, ...] = ()
@@ -107,11 +108,18 @@ class Inputs:
     warning: str | None = None
     watched: bool = True
     known: bool = True
+    ignored: frozenset[Path] = frozenset()
 
     @property
     def paths(self) -> frozenset[Path]:
         """Every file that is an input now: what to fingerprint before a start."""
-        return frozenset(self.files) | self.env_files | self.matched
+        return (frozenset(self.files) | self.env_files | self.matched) - self.ignored
+
+    def heeds(self, path: Path, discovery_ignored: Predicate) -> Glob | None:
+        """The glob that makes this path an input, if one does. The last pattern that matches decides, as in
+        .gitignore: ``!prompts/draft.md`` takes one out again."""
+        last = next((glob for glob in reversed(self.globs) if glob.matches(path)), None)
+        return None if last is None or last.negated or not last.allows(path, discovery_ignored) else last
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +168,8 @@ def reason_for(path: Path, own: Inputs, discovery_ignored: Predicate = _nothing)
         return _new_file(path, own.folders[path.parent], own)
     if path in own.env_files:
         return Reason(path, (path,), "env")
-    glob = _matching(path, own.globs)
-    if glob is not None and glob.allows(path, discovery_ignored):
+    glob = own.heeds(path, discovery_ignored)
+    if glob is not None:
         return Reason(path, (path,), "watch", detail=glob.text)
     if any(path.is_relative_to(folder) for folder in own.directories) and not discovery_ignored(path):
         return Reason(path, (path,), "directory")
@@ -171,12 +179,6 @@ def reason_for(path: Path, own: Inputs, discovery_ignored: Predicate = _nothing)
 def _new_file(path: Path, importer: Path | None, own: Inputs) -> Reason:
     chain = () if importer is None else chain_of(importer, own.files)
     return Reason(path, (path, *chain), "import", detail="new file")
-
-
-def _matching(path: Path, globs: tuple[Glob, ...]) -> Glob | None:
-    """The last pattern that matches decides, as in .gitignore: ``!prompts/draft.md`` takes one out again."""
-    last = next((glob for glob in reversed(globs) if glob.matches(path)), None)
-    return None if last is None or last.negated else last
 
 
 def _foremost(reasons: list[Reason]) -> Reason:
