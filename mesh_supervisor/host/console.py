@@ -36,14 +36,15 @@ class Console:
     def __init__(
         self, descriptor: int = 1, *, json_lines: bool = False, colour: bool | None = None, names: Iterable[str] = ()
     ) -> None:
-        self._descriptor = descriptor
+        # A copy: were the descriptor closed while the thread hangs in it, its number could come to mean another file.
+        self._descriptor = os.dup(descriptor)
         self.gone = False
         terminal = os.isatty(descriptor)
         colour = wants_colour(terminal, os.environ) if colour is None else colour
-        columns = (lambda: _columns(descriptor)) if terminal else None
+        columns = (lambda: _columns(self._descriptor)) if terminal else None
         self._render: Callable[[Line], str] = json_line if json_lines else Prefixed(names, colour, columns)
         self._backlog = Backlog(most_lines=10_000)
-        self._thread = threading.Thread(target=self._write_all, name="console", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="console", daemon=True)
         self._thread.start()
 
     def write(self, line: Line) -> None:
@@ -54,6 +55,12 @@ class Console:
         """Print what is left. A terminal that takes nothing is given up after ``timeout`` seconds."""
         self._backlog.close()
         self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            self._write_all()
+        finally:
+            os.close(self._descriptor)
 
     def _write_all(self) -> None:
         while not self.gone:
