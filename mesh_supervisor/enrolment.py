@@ -80,6 +80,7 @@ class Enrolment:
         self._seen: set[str] = set()  # those of _issued that it calls healthy
         self._ghosts_gone = False
         self._woken = asyncio.Event()
+        self._there = asyncio.Event()
         self.trouble: str | None = None
 
     # ---- what should be ----------------------------------------------------------------------------------------------
@@ -105,8 +106,15 @@ class Enrolment:
         self._issued[id] = Issued(id, self._owner, name, generation)
         self._woken.set()
 
+    def registry_went(self) -> None:
+        """Nothing is asked of it until it is back; what is registered there is no longer known."""
+        self._there.clear()
+        self._confirmed.clear()
+        self._seen.clear()
+
     def registry_came_back(self) -> None:
         """It may have forgotten everything: all is announced again at once."""
+        self._there.set()
         self._confirmed.clear()
         self._told.clear()
         self._seen.clear()
@@ -131,6 +139,7 @@ class Enrolment:
         """Until cancelled."""
         pause = FIRST_RETRY
         while True:
+            await self._there.wait()
             self._woken.clear()
             try:
                 await self._catch_up()

@@ -352,7 +352,8 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened, for people: one of the kinds of docs/events.md. ``seconds``: since it was asked for."""
+    """What happened, for people: one of the kinds of docs/events.md. ``seconds``: how long it took, or how
+    long until the next try."""
 
     kind: str
     text: str
@@ -516,8 +517,11 @@ def _promote(agent: Agent, generation: int, now: float, policy: Policy) -> Step:
 
 
 def _report_ready(instance: Instance, now: float) -> Report:
-    kind = "reload-completed" if instance.start.cause is Cause.RELOAD else "ready"
-    return Report(kind, instance.start.reason, instance.generation, now - instance.start.asked_at)
+    if instance.start.cause is Cause.RELOAD:
+        return Report("reload-completed", instance.start.reason, instance.generation, now - instance.start.asked_at)
+    # What it waited for before (dependencies, a slot) is not its own time.
+    begun = instance.start.asked_at if instance.spawned_at is None else instance.spawned_at
+    return Report("ready", instance.start.reason, instance.generation, now - begun)
 
 
 def _without_process(agent: Agent, generation: int, text: str, now: float, policy: Policy, luck: float) -> Step:

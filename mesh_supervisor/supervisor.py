@@ -291,6 +291,7 @@ class Supervisor:
     def _add_registry(self) -> None:
         kind = self.mesh.registry.kind
         if kind == "external":
+            self.enrolment.registry_came_back()
             return
         port = int(self.registry_url.rpartition(":")[2])
         argv, environ = self._registry_program(port)
@@ -366,6 +367,8 @@ class Supervisor:
         if name == REGISTRY:
             if became_ready:
                 self.enrolment.registry_came_back()
+            elif after.serving is None:
+                self.enrolment.registry_went()
             dependents = [other for other in self.members if other != REGISTRY]
         else:
             dependents = [other for other, m in self.members.items() if any(d.agent == name for d in m.spec.depends_on)]
