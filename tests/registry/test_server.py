@@ -1,0 +1,450 @@
+"""The registry over a real socket: what it answers, and what it refuses with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.registry.bodies import agent, needs, providers, tool
+from tests.registry.running import JSON, PATIENCE, Running, eventually, running
+
+MIB = 1024 * 1024
+HEAD = b"POST /heartbeat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def reason(answer: Any) -> str:
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json["timestamp"].endswith("Z")
+    return str(answer.json["error"])
+
+
+# ---- the API -------------------------------------------------------------------------------------------------------
+
+
+def test_register_find_each_other_and_leave(registry: Running) -> None:
+    greeter = agent("greeter-1", tool("greet", needs("time_now", tags=["system"], version=">=1.0.0")), name="greeter")
+    first = registry.heartbeat(greeter)
+    assert (first["status"], first["agent_id"], first["llm_tools"]) == ("success", "greeter-1", {})
+    assert first["message"] == "Agent registered via heartbeat"
+    placeholder = {
+        "agent_id": "",
+        "capability": "time_now",
+        "endpoint": "",
+        "function_name": "",
+        "status": "unresolved",
+    }
+    assert first["dependencies_resolved"] == {"greet": [placeholder]}
+    assert registry.beat("greeter-1") == 200
+
+    kwargs = {"task": False, "deep": [{"er": None}]}
+    clock = agent("clock-1", tool("time_now", tags=["system"], kwargs=kwargs), port=19101)
+    assert registry.heartbeat(clock)["dependencies_resolved"] == {}
+    assert registry.beat("greeter-1") == 202
+    second = registry.heartbeat(greeter)
+    assert second["message"] == "Agent updated via heartbeat"
+    assert second["dependencies_resolved"]["greet"] == [
+        {
+            "agent_id": "clock-1",
+            "capability": "time_now",
+            "endpoint": "http://127.0.0.1:19101",
+            "function_name": "time_now",
+            "status": "available",
+            "kwargs": kwargs,
+        }
+    ]
+    assert registry.beat("greeter-1") == 200
+
+    row = registry.agents("?capability=greeting") or registry.agents("?capability=greet")
+    assert list(row) == ["greeter-1"]
+    assert (row["greeter-1"]["total_dependencies"], row["greeter-1"]["dependencies_resolved"]) == (1, 1)
+    assert row["greeter-1"]["dependency_resolutions"][0]["provider_agent_id"] == "clock-1"
+    assert row["greeter-1"]["status"] == "healthy"
+
+    for _ in range(2):  # idempotent
+        left = registry.ask("DELETE", "/agents/clock-1")
+        assert (left.status, left.body) == (204, b"")
+    assert "clock-1" not in registry.agents()
+    assert registry.beat("greeter-1") == 202
+    assert registry.beat("clock-1") == 410
+
+
+def test_health(registry: Running) -> None:
+    health = registry.ask("GET", "/health").json
+    assert (health["status"], health["service"]) == ("healthy", "mcp-mesh-registry")
+
+
+def test_agents_is_one_json_document_with_a_count(registry: Running) -> None:
+    for number in range(45):
+        registry.heartbeat(agent(f"many-{number}", tool("many")))
+    body = registry.ask("GET", "/agents?capability=many").json
+    assert body["count"] == len(body["agents"]) == 45
+    assert list(registry.agents("?id=many-7")) == ["many-7"]
+    assert registry.agents("?id=nobody") == {}
+
+
+def test_owners_leases_and_ghosts(registry: Running) -> None:
+    ids = [{"id": f"timer-{n:04}", "name": "timer", "generation": n} for n in (1, 2)]
+    assert registry.ask("PUT", "/owners/me/ids", {"ids": ids}).json == {"issued": 2}
+    for n in (1, 2):
+        registry.heartbeat(agent(f"timer-{n:04}", tool("tick")))
+    registry.heartbeat(agent("web-0001", tool("web"), owner="me", generation=1, agent_type="service"))
+    asker = registry.heartbeat(agent("asker", tool("ask", needs("tick"), needs("web"))))
+    assert providers(asker["dependencies_resolved"]) == {"ask": ["timer-0002", ""]}
+    assert set(registry.agents("?owner=me")) == {"timer-0001", "timer-0002", "web-0001"}
+    assert registry.agents("?capability=web")["web-0001"]["endpoint"] == "http://127.0.0.1:9000"
+
+    lease = registry.ask("POST", "/owners/me/lease", {"ttl": 30, "ids": ["web-0001", "web-0002"]})
+    assert lease.json == {"known": ["web-0001"], "unknown": ["web-0002"]}
+    gone = registry.ask("DELETE", "/owners/me?keep=timer-0002,web-0001")
+    assert gone.json == {"withdrawn": ["timer-0001"]}
+    assert registry.ask("DELETE", "/owners/me?keep=timer-0002&keep=web-0001").json == {"withdrawn": []}
+    assert registry.ask("DELETE", "/owners/you").json == {"withdrawn": []}
+    assert set(registry.agents("?owner=me")) == {"timer-0002", "web-0001"}
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "Invalid JSON payload"),
+        (b"{", "Invalid JSON payload"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[" * MIB, "nested too deeply"),
+        (b"5", "body: must be an object, not a number"),
+        (b"{}", "agent_id: is required"),
+        (b'{"agent_id": 5}', "agent_id: must be a text"),
+        (b'{"agent_id": "x", "tools": [{"function_name": "f"}]}', "tools[0].capability: is required"),
+    ],
+)
+def test_a_body_that_is_no_record(registry: Running, body: bytes, why: str) -> None:
+    answer = registry.ask("POST", "/heartbeat", body)
+    assert answer.status == 400
+    assert why in reason(answer)
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data; boundary=x"]
+)
+def test_a_body_that_is_not_declared_as_json(registry: Running, kind: str) -> None:
+    answer = registry.ask("POST", "/heartbeat", b'{"agent_id": "form"}', {"Content-Type": kind} if kind else {})
+    assert answer.status == 415 and "Content-Type" in reason(answer)
+    assert registry.beat("form") == 410
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.x+json"])
+def test_other_ways_to_say_json(registry: Running, kind: str) -> None:
+    assert registry.ask("POST", "/heartbeat", agent("said"), {"Content-Type": kind}).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.1.2.3", "", "[::", "a b"]
+)
+def test_a_foreign_host(registry: Running, host: str) -> None:
+    answer = registry.ask("POST", "/heartbeat", agent("rebound"), {**JSON, "Host": host})
+    assert answer.status in (400, 421)
+    assert registry.beat("rebound") == 410
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:{port}", "127.0.0.1", "127.1.2.3:1", "[::1]:{port}", "a.localhost."]
+)
+def test_our_own_host(registry: Running, host: str) -> None:
+    assert registry.ask("GET", "/health", None, {"Host": host.format(port=registry.port)}).status == 200
+
+
+def test_a_web_page(registry: Running) -> None:
+    answer = registry.ask("POST", "/heartbeat", agent("page"), {**JSON, "Origin": "http://localhost:3000"})
+    assert answer.status == 403 and "web pages" in reason(answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/heartbeats", 404),
+        ("DELETE", "/agents/a/b", 404),
+        ("GET", "/heartbeat", 405),
+        ("GET", "/heartbeat/x", 405),
+        ("POST", "/agents", 405),
+        ("DELETE", "/agents", 405),
+        ("PUT", "/health", 405),
+        ("POST", "/proxy/127.0.0.1:1/mcp", 501),
+        ("GET", "/jobs", 501),
+        ("POST", "/jobs/batch/claim", 501),
+        ("GET", "/events", 501),
+        ("GET", "/schemas", 501),
+        ("GET", "/a2a/agents", 501),
+    ],
+)
+def test_what_is_not_there(registry: Running, method: str, path: str, status: int) -> None:
+    answer = registry.ask(method, path)
+    assert answer.status == status
+    assert reason(answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/owners/me/lease", {}),
+        ("POST", "/owners/me/lease", {"ttl": 0}),
+        ("POST", "/owners/me/lease", {"ttl": "5"}),
+        ("POST", "/owners/me/lease", {"ttl": True}),
+        ("POST", "/owners/me/lease", {"ttl": 1e9}),
+        ("POST", "/owners/me/lease", {"ttl": 5, "ids": [1]}),
+        ("POST", "/owners/me/lease", {"ttl": 5, "ids": "x"}),
+        ("PUT", "/owners/me/ids", []),
+        ("PUT", "/owners/me/ids", {"ids": [{"id": "x"}]}),
+        ("PUT", "/owners/me/ids", {"ids": [{"id": "x", "name": "y", "generation": "z"}]}),
+        ("PUT", "/owners/m%20e/ids", {"ids": []}),
+    ],
+)
+def test_owners_requests_that_make_no_sense(registry: Running, method: str, path: str, body: Any) -> None:
+    answer = registry.ask(method, path, body)
+    assert answer.status == 400
+    assert reason(answer)
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_of_one_mebibyte_is_read_and_a_larger_one_is_refused(registry: Running) -> None:
+    def filled(size: int) -> bytes:
+        body = json.dumps(agent("big", inputs="")).encode()
+        return body.replace(b'"inputs": ""', b'"inputs": "' + b"x" * (size - len(body)) + b'"')
+
+    assert registry.ask("POST", "/heartbeat", filled(MIB)).status == 200
+    answer = registry.ask("POST", "/heartbeat", filled(MIB + 1))
+    assert answer.status == 413 and "1024 KiB" in reason(answer)
+
+
+def test_a_large_body_is_refused_before_it_is_sent(registry: Running) -> None:
+    with socket.create_connection(("127.0.0.1", registry.port), PATIENCE) as connection:
+        connection.sendall(HEAD + b"Content-Length: 9999999999999\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_chunks_are_counted(registry: Running) -> None:
+    """Nothing declares the size, and the answer comes although the sender would go on for ever."""
+    with socket.create_connection(("127.0.0.1", registry.port), PATIENCE) as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.setblocking(False)
+        answer = _sent_until_answered(connection, b"10000\r\n" + b"x" * 65536 + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def _sent_until_answered(connection: socket.socket, chunk: bytes) -> bytes:
+    answer = bytearray()
+
+    def push_and_look() -> bytes:
+        for _ in range(8):
+            try:
+                connection.send(chunk)
+            except (BlockingIOError, ConnectionError):
+                break
+        with contextlib.suppress(BlockingIOError):
+            answer.extend(connection.recv(65536))
+        return bytes(answer)
+
+    return eventually(push_and_look, "an answer")
+
+
+def test_chunks_that_make_a_record_are_read(registry: Running) -> None:
+    def chunks() -> Iterator[bytes]:
+        text = json.dumps(agent("chunky", tool("c"))).encode()
+        yield from (text[at : at + 10] for at in range(0, len(text), 10))
+
+    assert registry.ask("POST", "/heartbeat", chunks()).status == 200
+    assert "chunky" in registry.agents()
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET", b"POST /heartbeat HTTP/1.1\r\nHost: localhost\r\n"]
+)
+def test_what_is_no_http_and_who_hangs_up_in_the_middle(registry: Running, nonsense: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", registry.port), PATIENCE) as connection:
+        connection.sendall(nonsense)
+    assert registry.ask("GET", "/health").status == 200
+
+
+def test_who_hangs_up_in_the_middle_of_a_body(registry: Running) -> None:
+    with socket.create_connection(("127.0.0.1", registry.port), PATIENCE) as connection:
+        connection.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"agent_id": "ha')
+    assert registry.ask("GET", "/health").status == 200
+
+
+# ---- nothing makes it fail -----------------------------------------------------------------------------------------
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+WORD = (
+    st.sampled_from(["a", "b", "time", "+x", "-x", "^1", ">=1.0", "1.0.0", "", "x" * 300, "\ud800", "\x00", "é"]) | ANY
+)
+DEPENDENCY = st.fixed_dictionaries(
+    {}, optional={"capability": WORD, "tags": st.lists(WORD | st.lists(WORD, max_size=3), max_size=3), "version": WORD}
+)
+SLOTS = st.lists(DEPENDENCY | st.lists(DEPENDENCY, max_size=2) | ANY, max_size=3)
+FIELDS = {
+    "version": WORD,
+    "tags": st.lists(WORD, max_size=3) | ANY,
+    "description": WORD,
+    "kwargs": ANY,
+    "llm_filter": ANY,
+}
+TOOL = st.fixed_dictionaries(
+    {"function_name": WORD, "capability": WORD}, optional={**FIELDS, "dependencies": SLOTS, "matchMode": WORD}
+)
+BODY = st.fixed_dictionaries(
+    {"agent_id": WORD},
+    optional={
+        "name": WORD,
+        "agent_type": WORD,
+        "version": WORD,
+        "http_host": WORD,
+        "http_port": st.integers() | ANY,
+        "status": WORD,
+        "owner": WORD,
+        "generation": st.integers() | ANY,
+        "tools": st.lists(TOOL | ANY, max_size=3) | ANY,
+        "surfaces": ANY,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def connection(registry: Running) -> Iterator[http.client.HTTPConnection]:
+    kept = http.client.HTTPConnection("127.0.0.1", registry.port, timeout=PATIENCE)
+    yield kept
+    kept.close()
+
+
+def _status(connection: http.client.HTTPConnection, body: bytes) -> int:
+    connection.request("POST", "/heartbeat", body, JSON)
+    response = connection.getresponse()
+    assert json.loads(response.read())
+    return response.status
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=BODY | ANY)
+def test_no_json_makes_it_fail(connection: http.client.HTTPConnection, body: Any) -> None:
+    assert _status(connection, json.dumps(body).encode()) in (200, 400, 409)
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=st.binary(max_size=200) | st.text(alphabet='{}[]":,\\ud8tfn0123eE.- ', max_size=60).map(str.encode))
+def test_no_bytes_make_it_fail(connection: http.client.HTTPConnection, body: bytes) -> None:
+    assert _status(connection, body) in (200, 400)
+
+
+# ---- as a process --------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_ends_it_in_order_although_a_connection_is_open() -> None:
+    with running() as one:
+        kept = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)
+        kept.request("GET", "/health")
+        assert kept.getresponse().read()
+        assert one.stop(signal.SIGTERM) == 0
+        kept.close()
+    assert not [line for line in one.said if "Traceback" in line], one.said
+
+
+def test_a_taken_port_is_one_sentence_and_exit_1() -> None:
+    with running() as one:
+        argv = [sys.executable, "-m", "mesh_supervisor.registry", "--port", str(one.port)]
+        second = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1 and f"127.0.0.1:{one.port}" in second.stderr
+
+
+def test_it_can_be_given_a_listening_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        argv = [sys.executable, "-m", "mesh_supervisor.registry", "--fd", str(listener.fileno())]
+        process = subprocess.Popen(argv, pass_fds=[listener.fileno()], stderr=subprocess.DEVNULL)
+    try:
+        # The connection was possible from the start: it waits in the socket's queue.
+        assert Running(process, port).ask("GET", "/health").status == 200  # type: ignore[arg-type]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_names_can_be_allowed() -> None:
+    with running("--allow-host", "Registry.internal") as one:
+        assert one.ask("GET", "/health", None, {"Host": "registry.internal:8000"}).status == 200
+        assert one.ask("GET", "/health", None, {"Host": "other.internal"}).status == 421
+
+
+def test_on_a_public_address_every_address_is_ours_but_no_name() -> None:
+    with running("--host", "0.0.0.0") as one:
+        assert one.ask("GET", "/health", None, {"Host": "10.1.2.3:8000"}).status == 200
+        assert one.ask("GET", "/health", None, {"Host": "evil.example"}).status == 421
+
+
+def test_what_it_does_not_act_on_is_said_once() -> None:
+    with running() as one:
+        for number in range(3):
+            one.heartbeat(agent(f"llm-{number}", tool("chat", llm_filter={"filter": []}), **{"sh\x1boe": 42}))
+        one.stop()
+    said = [line for line in one.said if "does not act on" in line]
+    assert len(said) == 2, one.said
+    assert "\x1b" not in "".join(said)
+
+
+# ---- ten thousand --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[Running]:
+    with running() as one:
+        yield one
+
+
+def test_ten_thousand_agents_are_served_and_one_more_is_429(crowd: Running) -> None:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", crowd.port, timeout=PATIENCE)) as connection:
+        _fill(crowd, connection)
+    answer = crowd.ask("POST", "/heartbeat", agent("late"))
+    assert "10000 agents" in reason(answer)
+    assert crowd.ask("GET", "/agents").json["count"] == 10_000
+    crowd.ask("DELETE", "/agents/agent-1")
+    assert crowd.ask("POST", "/heartbeat", agent("late")).status == 200
+
+
+def _fill(crowd: Running, connection: http.client.HTTPConnection) -> None:
+    def register(number: int) -> int:
+        group = number // 10
+        body = agent(f"agent-{number}", tool(f"does-{group}", needs(f"does-{group - 1}")), owner="crowd")
+        connection.request("POST", "/heartbeat", json.dumps(body).encode(), JSON)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+    # One short lease must not end before the last has come.
+    for number in range(10_000):
+        assert register(number) == 200
+        if number % 1000 == 0:
+            crowd.ask("POST", "/owners/crowd/lease", {"ttl": 600})
+    crowd.ask("POST", "/owners/crowd/lease", {"ttl": 600})
+    assert register(10_000) == 429
+    assert register(9_999) == 200
+    connection.request("HEAD", "/heartbeat/agent-5000")
+    response = connection.getresponse()
+    response.read()
+    assert response.status == 200
