@@ -1,8 +1,8 @@
 """PURE. A command line → which Python code it starts.
 
-``python x.py``, ``python -m pkg``, ``uv run …`` and other wrappers, console scripts, and launchers that are told what to
-load (``uvicorn app.main:app``, ``fastapi dev main.py``, ``fastmcp run server.py``). What the disk and the environment
-know is asked through ``Surroundings``.
+``python x.py``, ``python -m pkg``, ``uv run …`` and other wrappers, console scripts, and launchers that are told what
+to load (``uvicorn app.main:app``, ``fastapi dev main.py``, ``fastmcp run server.py``). What the disk and the
+environment know is asked through ``Surroundings``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Surroundings(Protocol):
     def console_script(self, name: str) -> str | None:
         """``module:attr`` of an installed (or declared) command."""
 
+    def which(self, name: str) -> str | None:
+        """The program that PATH gives for this name; None: not there (yet)."""
+
     def has_module(self, name: str, front: tuple[str, ...]) -> bool:
         """A module of the project, with these folders first on the path."""
 
@@ -38,7 +41,7 @@ class Started:
 
     ``entry`` None: no Python code of the project was found in it. Then ``python`` tells a Python program that is
     loaded in a way not known here, or not installed yet (True), from any other program (False). ``tool`` is the
-    launcher's top-level module (``uvicorn``). ``safe``: the interpreter ignores PYTHONPATH.
+    launcher's top-level module (``uvicorn``). ``directory``: where it runs (``uv --directory``).
     """
 
     entry: Entry | None
@@ -83,51 +86,15 @@ _RUN_ONLY = frozenset(
 """Wrappers whose first word must be ``run`` to wrap anything."""
 _WITH_VALUE = frozenset({"-n", "-p", "-u", "-k", "-s", "-i", "-o", "-e", "-f", "-c", "--name", "--prefix", "--file"})
 
-_UV_WITH_VALUE = frozenset(
-    [
-        "--with",
-        "--with-editable",
-        "--with-requirements",
-        "--extra",
-        "--no-extra",
-        "--group",
-        "--no-group",
-        "--only-group",
-        "--env-file",
-        "--python",
-        "-p",
-        "--package",
-        "--project",
-        "--directory",
-        "--index",
-        "--default-index",
-        "--index-url",
-        "-i",
-        "--extra-index-url",
-        "--find-links",
-        "-f",
-        "--index-strategy",
-        "--keyring-provider",
-        "--resolution",
-        "--prerelease",
-        "--config-setting",
-        "-C",
-        "--exclude-newer",
-        "--link-mode",
-        "--cache-dir",
-        "--color",
-        "--config-file",
-        "--refresh-package",
-        "--reinstall-package",
-        "--upgrade-package",
-        "-P",
-        "--python-platform",
-        "--no-build-package",
-        "--no-binary-package",
-        "--allow-insecure-host",
-        "-w",
-    ]
-)
+_UV_WITH_VALUE = frozenset({
+    "--with", "--with-editable", "--with-requirements", "--extra", "--no-extra", "--group", "--no-group",
+    "--only-group", "--env-file", "--python", "-p", "--package", "--project", "--directory", "--index",
+    "--default-index", "--index-url", "-i", "--extra-index-url", "--find-links", "-f", "--index-strategy",
+    "--keyring-provider", "--resolution", "--prerelease", "--config-setting", "-C", "--exclude-newer",
+    "--link-mode", "--cache-dir", "--color", "--config-file", "--refresh-package", "--reinstall-package",
+    "--upgrade-package", "-P", "--python-platform", "--no-build-package", "--no-binary-package",
+    "--allow-insecure-host", "-w",
+})  # fmt: skip
 
 _PLAIN_MODULE = {"gunicorn", "dramatiq", "arq", "hypercorn", "daphne", "uvicorn", "granian", "waitress-serve", "taskiq"}
 """Launchers whose plain words may be module names without ``:attr``."""
@@ -143,16 +110,21 @@ def read_command(argv: tuple[str, ...], directory: str, around: Surroundings) ->
         return Started(None, python=False, directory=line.directory)
     if _PYTHON.match(line.head):
         return _python(line.rest(), around)
-    script = line.place(line.words[0])
-    if "/" in line.words[0] and around.is_file(script):
-        if splitext(script)[1] == ".py" or around.is_python_script(script):
-            return _console(line, around) or _script(script, line)
-    elif line.words[0].endswith(".py") and around.is_file(script):
-        return _script(script, line)
     installed = _console(line, around)
     if installed is not None:
         return installed
-    return Started(None, python=line.directory != directory or line.words != argv, directory=line.directory)
+    script = line.place(line.words[0])
+    if _is_python_file(line.words[0], script, around):
+        return _script(script, line)
+    program = around.which(line.words[0])
+    python = program is None or around.is_python_script(program)
+    return Started(None, python=python, directory=line.directory)
+
+
+def _is_python_file(word: str, path: str, around: Surroundings) -> bool:
+    if not around.is_file(path):
+        return False
+    return path.endswith(".py") or ("/" in word and around.is_python_script(path))
 
 
 # ---- wrappers ------------------------------------------------------------------------------------------------------
@@ -254,7 +226,9 @@ def _python(line: _Line, around: Surroundings) -> Started:
             return replace(started, ignores_pythonpath=isolated)
     if not words or words[0] == "-":
         return Started(None, directory=line.directory)
-    started = _script(line.place(words[0]), line, safe=safe)
+    # What `ps` shows of an installed command: python …/bin/NAME.
+    installed = _console(replace(line, words=tuple(words)), around) if "/bin/" in words[0] else None
+    started = installed or _script(line.place(words[0]), line, safe=safe)
     return replace(started, ignores_pythonpath=isolated)
 
 
@@ -308,8 +282,7 @@ class _Loaded:
         self.script: str | None = None
         self.modules: list[str] = []
         self.folders: list[str] = list(self._folder_options())
-        if "." not in self.folders:
-            self.folders.append(line.directory)
+        self.folders.append(line.directory)
         self._read()
         if tool in {"fastapi", "fastapi_cli"} and not self.modules:
             self._read_fastapi_default()
@@ -341,9 +314,11 @@ class _Loaded:
         file = self._line.place(re.split(r"\.py[:@]", word)[0] + (".py" if re.search(r"\.py[:@]", word) else ""))
         if file.endswith(".py") and self._around.is_file(file):
             self._take_file(file)
-        elif _MODULE.match(word) and (named or "." in word or self._tool in _PLAIN_MODULE):
-            if self._around.has_module(word, tuple(self.folders)):
-                self.modules.append(word)
+        elif self._may_be_module(word, named) and self._around.has_module(word, tuple(self.folders)):
+            self.modules.append(word)
+
+    def _may_be_module(self, word: str, named: bool) -> bool:
+        return _MODULE.match(word) is not None and (named or "." in word or self._tool in _PLAIN_MODULE)
 
     def _take_file(self, file: str) -> None:
         if self._tool in {"fastapi", "fastapi_cli"}:

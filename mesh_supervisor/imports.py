@@ -81,13 +81,16 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Gone:
     """An import that cannot work any more. ``sure``: found without a guess; else it only counts when one of
-    ``candidates`` used to be an input (the module was the project's and was deleted)."""
+    ``candidates`` used to be an input (the module was the project's and was deleted). ``module``: the file that lacks
+    the name."""
 
     file: Path
     line: int
     message: str
+    kind: str = "ModuleNotFoundError"
     sure: bool = True
     candidates: frozenset[Path] = frozenset()
+    module: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +317,7 @@ class _Suspect:
     attribute: str = ""
     unknown: bool = False  # nowhere in the project, so it could be somebody else's
     candidates: tuple[str, ...] = ()
+    module: str | None = None
 
 
 class _Walk:
@@ -461,7 +465,7 @@ class _Walk:
                 return
             if source is None or wanted not in source.bound:
                 self._note_missing(full, visit.file)
-        self._suspect_attribute(name, wanted, source, visit, found)
+        self._suspect_attribute(name, wanted, spot, source, visit, found)
 
     def _import_all(self, name: str, spot: Spot, visit: _Visit, found: Import) -> None:
         for folder in spot.inside or ():
@@ -499,7 +503,9 @@ class _Walk:
             message = f"No module named '{prefix}'"
             self._suspects.append(_Suspect(visit, found, message, unknown=bool(top) or shared, candidates=candidates))
 
-    def _suspect_attribute(self, name: str, wanted: str, source: Source | None, visit: _Visit, found: Import) -> None:
+    def _suspect_attribute(
+        self, name: str, wanted: str, spot: Spot, source: Source | None, visit: _Visit, found: Import
+    ) -> None:
         if not visit.certain or not found.firm or not visit.file or found.guess or found.names == (STAR,):
             return
         if wanted.startswith("__") and wanted.endswith("__"):
@@ -508,7 +514,8 @@ class _Walk:
             return
         if self._finder.is_clear(f"{name}.{wanted}"):
             message = f"cannot import name '{wanted}' from '{name}'"
-            self._suspects.append(_Suspect(visit, found, message, attribute=wanted))
+            files = self._finder.passed(f"{name}.{wanted}")
+            self._suspects.append(_Suspect(visit, found, message, attribute=wanted, candidates=files, module=spot.file))
 
     # -- the end
 
@@ -544,8 +551,10 @@ class _Walk:
                 Path(suspect.visit.file),
                 suspect.found.line,
                 suspect.message,
+                "ImportError" if suspect.attribute else "ModuleNotFoundError",
                 sure,
                 frozenset(Path(file) for file in suspect.candidates),
+                None if suspect.module is None else Path(suspect.module),
             )
 
 

@@ -1,0 +1,118 @@
+"""Python files and folders as the import system sees them, read once and kept until they change.
+
+``Disk`` remembers between looks, ``Look`` is one look at it: within one look every folder and file is asked for once.
+What was read less than two seconds after its last change is read again (a second save of equal length would not show in
+its time and size), as git does with its index.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from stat import S_ISDIR, S_ISREG
+
+from mesh_supervisor.source import Source, merge_broken, read_source
+
+_RACY = 2_000_000_000
+_NOTHING: Mapping[str, bool] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What stood in a file. ``key``: its time, size and inode then; None: too fresh to be told apart by them."""
+
+    key: tuple[int, int, int] | None
+    digest: bytes
+    source: Source
+    last_good: Source | None
+
+
+@dataclass(slots=True)
+class Disk:
+    """Shared by all agents. ``lock``: one look at a time; the work is CPU, two threads would only be slower."""
+
+    folders: dict[str, tuple[int, Mapping[str, bool]]]
+    files: dict[str, _Kept]
+    lock: threading.Lock
+
+    @classmethod
+    def fresh(cls) -> Disk:
+        return cls({}, {}, threading.Lock())
+
+
+class Look:
+    """A ``Tree`` (imports.py). Use it under ``disk.lock``, for one question, and throw it away."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._folders: dict[str, Mapping[str, bool]] = {}
+        self._sources: dict[str, Source | None] = {}
+
+    def names(self, folder: str) -> Mapping[str, bool]:
+        if folder not in self._folders:
+            self._folders[folder] = self._list(folder)
+        return self._folders[folder]
+
+    def source(self, file: str) -> Source | None:
+        if file not in self._sources:
+            self._sources[file] = self._read(file)
+        return self._sources[file]
+
+    def is_file(self, file: str) -> bool:
+        try:
+            return S_ISREG(os.stat(file).st_mode)  # noqa: PTH116 (called for every word of a command line)
+        except (OSError, ValueError):
+            return False
+
+    def _list(self, folder: str) -> Mapping[str, bool]:
+        try:
+            now = os.stat(folder)  # noqa: PTH116 (a Path would cost more than the call)
+        except (OSError, ValueError):
+            return _NOTHING
+        if not S_ISDIR(now.st_mode):
+            return _NOTHING
+        kept = self._disk.folders.get(folder)
+        if kept is not None and kept[0] == now.st_mtime_ns:
+            return kept[1]
+        names = _listing(folder)
+        if time.time_ns() - now.st_mtime_ns > _RACY:
+            self._disk.folders[folder] = (now.st_mtime_ns, names)
+        return names
+
+    def _read(self, file: str) -> Source | None:
+        try:
+            now = os.stat(file)  # noqa: PTH116
+            key = (now.st_mtime_ns, now.st_size, now.st_ino)
+            kept = self._disk.files.get(file)
+            if kept is not None and kept.key == key:
+                return kept.source
+            with open(file, "rb") as opened:  # noqa: PTH123
+                content = opened.read()
+        except (OSError, ValueError):
+            return None
+        read = _parsed(file, content, kept, key if time.time_ns() - now.st_mtime_ns > _RACY else None)
+        self._disk.files[file] = read
+        return read.source
+
+
+def _listing(folder: str) -> Mapping[str, bool]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.is_dir() for entry in entries}
+    except OSError:
+        return _NOTHING
+
+
+def _parsed(file: str, content: bytes, kept: _Kept | None, key: tuple[int, int, int] | None) -> _Kept:
+    digest = blake2b(content, digest_size=16).digest()
+    if kept is not None and kept.digest == digest:
+        return _Kept(key, digest, kept.source, kept.last_good)
+    source = read_source(content, file)
+    if not source.broken:
+        return _Kept(key, digest, source, source)
+    last_good = kept.last_good if kept is not None else None
+    return _Kept(key, digest, source if last_good is None else merge_broken(source, last_good), last_good)
