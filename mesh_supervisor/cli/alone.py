@@ -6,15 +6,82 @@ debugger works and an MCP client can launch an agent over stdio.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from mesh_supervisor.errors import MeshError
+from mesh_supervisor import environment
+from mesh_supervisor.config import load
+from mesh_supervisor.control.client import Client
+from mesh_supervisor.control.messages import Snapshot
+from mesh_supervisor.errors import MeshError, NotRunning, UnknownAgent
+from mesh_supervisor.host.children import Program
+from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.locate import Place
+from mesh_supervisor.spec import AgentSpec, MeshSpec
 
 
-def run(place: Place, agent: str) -> None:
-    raise MeshError("not yet")
+class NotFound(MeshError):
+    """The command is not there. 127, as a shell would say it: 1 could be the command's own."""
+
+    exit_code = 127
 
 
-def execute(place: Place, agent: str, command: Sequence[str]) -> None:
-    raise MeshError("not yet")
+def run(place: Place, agent: str) -> NoReturn:
+    """Become the agent. Raises MeshError when it runs in the mesh already."""
+    snapshot = _snapshot(place)
+    _refuse_twice(snapshot, agent)
+    _become(_program(place, agent, snapshot))
+
+
+def execute(place: Place, agent: str, command: Sequence[str]) -> NoReturn:
+    """Become ``command`` with everything around it as the agent has it."""
+    program = _program(place, agent, _snapshot(place))
+    _become(Program(tuple(command), program.environ, program.directory))
+
+
+def _snapshot(place: Place) -> Snapshot | None:
+    try:
+        return Client(place).snapshot()
+    except NotRunning:
+        return None
+
+
+def _refuse_twice(snapshot: Snapshot | None, agent: str) -> None:
+    """Two of one agent would fight for its port and its name in the registry."""
+    for view in snapshot.agents if snapshot is not None else ():
+        if view.name == agent and (view.pid is not None or view.wanted):
+            pid = f" (pid {view.pid})" if view.pid is not None else f" ({view.state})"
+            raise MeshError(
+                f"{agent} runs in the mesh already{pid}; `meshsup stop {agent}` first, and `meshsup start {agent}` after"
+            )
+
+
+def _become(program: Program) -> NoReturn:
+    # Python ignores these two for itself, and what is ignored stays so across an exec.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.chdir(program.directory)
+        os.execvpe(program.argv[0], list(program.argv), dict(program.environ))
+    except FileNotFoundError:
+        raise NotFound(f"{program.argv[0]}: no such command in {program.directory} or PATH") from None
+    except OSError as error:
+        raise NotFound(f"{program.argv[0]}: cannot be run: {error.strerror}") from error
+
+
+# ---- how the agent would be started ------------------------------------------------------------------------------
+
+
+def _program(place: Place, agent: str, snapshot: Snapshot | None) -> Program:
+    """Raises UnknownAgent, ConfigError."""
+    state = StateDir.open(place.state_dir)
+    mesh = load(place.file, os.environ, kept_port=lambda name, avoid: _kept_port(place, name))
+    spec = mesh.agents.get(agent)
+    if spec is None:
+        raise UnknownAgent(agent, mesh.agents)
+    url = snapshot.registry_url if snapshot is not None else _registry_url(mesh)
+    return asyncio.run(_prepared(mesh, spec, state, url))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mesh_supervisor.cli.terminal import show, show_json
+from mesh_supervisor.cli.asking import Where, place_of
+from mesh_supervisor.cli.terminal import show, show_json, talk
+from mesh_supervisor.errors import ConfigError
+from mesh_supervisor.locate import FILE_NAME
 
 
 def init(
@@ -15,11 +20,57 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the mesh.toml that is there.")] = False,
     print_only: Annotated[bool, typer.Option("--print", help="Print it instead of writing it.")] = False,
 ) -> None:
-    """Write a mesh.toml from the programs that are found here."""
+    """Write a mesh.toml from the programs that are found here.
+
+    Programs that serve become agents: scripts, packages, entry points of pyproject.toml and of a uv workspace's
+    members. What may do its work only once stands in it as a comment. Nothing is run.
+    """
+    from mesh_supervisor.cli.discover import discover, slug
+    from mesh_supervisor.cli.meshfile import written
+
+    file = _target(ctx.find_root().obj)
+    found = discover(file.parent)
+    text = written(slug(file.parent.name), found)
+    if print_only:
+        show(text.rstrip("\n"))
+        return
+    _write(file, text, force)
+    agents = [one for one in found if not one.doubt]
+    talk(f"{file}: {_counted(len(agents), 'agent')}{': ' if agents else ''}{', '.join(one.name for one in agents)}")
+    if len(found) > len(agents):
+        talk(f"{_counted(len(found) - len(agents), 'program')} in doubt stand in it as comments")
+    talk("next: `meshsup check`, `meshsup up`" if agents else "nothing looked like an agent; write one into it")
+
+
+def _target(where: Where) -> Path:
+    folder = (Path.cwd() / (where.directory or "")).resolve()
+    file = folder / (where.file or FILE_NAME)
+    if not file.parent.is_dir():
+        raise ConfigError(f"{file.parent}: no such folder")
+    return file
+
+
+def _write(file: Path, text: str, force: bool) -> None:
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{file} exists; --force replaces it, --print shows what would be written") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _counted(count: int, noun: str) -> str:
+    from mesh_supervisor.cli.words import counted
+
+    return counted(count, noun)
 
 
 def check(ctx: typer.Context) -> None:
-    """Validate mesh.toml; say what the mesh is."""
+    """Validate mesh.toml, and say what the mesh is. All mistakes at once, and exit code 2."""
+    from mesh_supervisor.cli.checked import describe
+
+    describe(place_of(ctx))
 
 
 def schema() -> None:
@@ -35,8 +86,17 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="Whose completion to print.")]) -> None:
-    """Print what makes a shell complete verbs and agents. `eval "$(meshsup completion bash)"`"""
-    from typer.completion import get_completion_script
+COMPLETE = "_MESHSUP_COMPLETE"
+"""The variable by which a shell asks for completions; typer's convention for a command of our name."""
 
-    show(get_completion_script(prog_name="meshsup", complete_var="_MESHSUP_COMPLETE", shell=shell.value))
+
+def completion(shell: Annotated[Shell, typer.Argument(help="Whose completion to print.")]) -> None:
+    """Print what makes a shell complete verbs and agents.
+
+    bash, zsh: `eval "$(meshsup completion bash)"` in ~/.bashrc or ~/.zshrc. fish: `meshsup completion fish | source`.
+    """
+    from mesh_supervisor.cli.main import app, load_completion
+
+    load_completion()
+    os.environ[COMPLETE] = f"source_{shell.value}"
+    app(prog_name="meshsup", complete_var=COMPLETE)

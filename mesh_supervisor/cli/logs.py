@@ -121,7 +121,7 @@ def _from_files(place: Place, names: Sequence[str], wanted: Wanted) -> list[Row]
         names or [name for name in _known_on_disk(place) if name != "meshsup"],
         lines=wanted.limit,
         since=wanted.since,
-        grep=wanted.grep.pattern if wanted.grep else None,
+        grep=wanted.grep,
         previous=wanted.previous,
     )
     return [_row(line) for line in lines]

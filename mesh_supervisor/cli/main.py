@@ -131,8 +131,17 @@ app.add_typer(registry.registry, name="registry")
 app.command()(version)
 
 
+def load_completion() -> None:
+    """Teach typer its shells; by itself it does so only for apps with its --install-completion."""
+    from typer.completion import get_completion_inspect_parameters
+
+    get_completion_inspect_parameters()
+
+
 def main() -> NoReturn:
     """Run one command. Always leaves by SystemExit: errors of ours become a sentence on stderr and their exit code."""
+    if author.COMPLETE in os.environ:
+        load_completion()
     try:
         app(prog_name="meshsup")
     except MeshError as error:

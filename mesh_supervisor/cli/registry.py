@@ -2,16 +2,109 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from mesh_supervisor.cli.asking import client_of
+from mesh_supervisor.cli.terminal import show, show_json
+from mesh_supervisor.errors import RegistryError, UsageError
 
 registry = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The registry alone: serve it, or list it.")
 
+FRAMEWORK = "__"
+"""Capabilities that an SDK announces for its own ends start with this; people did not write them."""
+LARGEST = 64 * 1024 * 1024
+
 
 @registry.command()
-def serve() -> None:
-    """Run a registry in the foreground, without a mesh."""
+def serve(
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    store: Annotated[Path | None, typer.Option("--store", metavar="FILE", help="Keep records there (SQLite).")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A name that clients may use; repeatable.")
+    ] = None,
+) -> None:
+    """Run a registry in the foreground, without a mesh. Ctrl-C ends it."""
+    from mesh_supervisor.registry.__main__ import main
+
+    argv = ["--host", host, "--port", str(port)]
+    argv += [] if store is None else ["--store", str(store)]
+    argv += [word for name in allow or () for word in ("--allow-host", name)]
+    raise typer.Exit(main(argv))
 
 
 @registry.command("list")
-def list_() -> None:
-    """What is registered."""
+def list_agents(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="Of any registry; default: the one of the running mesh.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The body of GET /agents (docs/json.md).")] = False,
+) -> None:
+    """What is registered, and where. Capabilities of the SDK itself are left out."""
+    from mesh_supervisor.cli.table import aligned
+
+    address = (url or client_of(ctx).snapshot().registry_url).rstrip("/")
+    body = _agents(address)
+    if as_json:
+        show_json(body)
+    else:
+        rows = [_row(agent) for agent in body["agents"] if isinstance(agent, dict)]
+        show(*aligned([("ID", "CAPABILITIES", "ENDPOINT", "STATUS", "SEEN"), *rows]))
+
+
+def _agents(address: str) -> dict[str, Any]:
+    """The body of GET /agents. Raises RegistryError when there is none with a list of agents in it."""
+    import http.client
+    import json
+    import urllib.request
+
+    if not address.startswith(("http://", "https://")):
+        raise UsageError(f"--url {address}: must start with http:// or https://")
+    try:
+        # No proxy: a registry is near, and http_proxy in a shell is meant for what is far.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{address}/agents", timeout=10) as answer:
+            body = json.loads(answer.read(LARGEST))
+    except (OSError, http.client.HTTPException) as error:
+        raise RegistryError(f"the registry at {address} does not answer: {getattr(error, 'reason', error)}") from error
+    except ValueError as error:
+        raise RegistryError(f"what answers at {address} is no registry: {error}") from error
+    if not isinstance(body, dict) or not isinstance(body.get("agents"), list):
+        raise RegistryError(f"what answers at {address} is no registry: GET /agents holds no list of agents")
+    return body
+
+
+def _row(agent: dict[str, Any]) -> tuple[str, ...]:
+    from mesh_supervisor.cli.words import one_line
+
+    capabilities = agent.get("capabilities")
+    cells = (
+        agent.get("id"),
+        ", ".join(_names(capabilities if isinstance(capabilities, list) else [])),
+        agent.get("endpoint"),
+        agent.get("status"),
+        _seen(agent.get("last_seen")),
+    )
+    return tuple(one_line(str(cell)) if cell not in (None, "") else "-" for cell in cells)
+
+
+def _names(capabilities: list[Any]) -> list[str]:
+    names = [str(one.get("name", "")) if isinstance(one, dict) else str(one) for one in capabilities]
+    return sorted({name for name in names if name and not name.startswith(FRAMEWORK)})
+
+
+def _seen(at: object) -> str:
+    """``3s ago``"""
+    import time
+
+    from mesh_supervisor.cli.words import duration
+    from mesh_supervisor.events import unix_time
+
+    try:
+        return f"{duration(time.time() - unix_time(at))} ago"
+    except ValueError:
+        return "-"
