@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             if _passing(error):
                 raise StoreError(f"{self.path}: {error}") from None
-        return self._start_over("is damaged")
+            return self._start_over(_complaint(error))
 
     def save(self, changes: Changes) -> None:
         """Write one batch, all or nothing. Raises StoreError; what was not written may be handed in again."""
@@ -93,7 +93,7 @@ class Store:
     def _reason(self, error: Exception) -> str:
         """Why a write failed; a file that became unreadable is moved away, so that the next write makes a new one."""
         if isinstance(error, sqlite3.DatabaseError) and not _passing(error):
-            return self._move_aside("is damaged")
+            return self._move_aside(_complaint(error))
         return f"{self.path}: {error}"
 
     def _open(self) -> sqlite3.Connection:
@@ -104,8 +104,6 @@ class Store:
 
     def _read(self) -> Loaded:
         connection = self._open()
-        if connection.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
-            return self._start_over("was written by another version")
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             return self._start_over("is damaged")
         agents = connection.execute("SELECT id, body, created, last_seen, lease, alive, told FROM agents")
@@ -128,9 +126,10 @@ class Store:
             self._connection.close()
             self._connection = None
         try:
-            self.path.replace(aside)
-            for end in ("-wal", "-shm", "-journal"):
-                self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+            for end in ("", "-wal", "-shm", "-journal"):
+                part = self.path.with_name(self.path.name + end)
+                if part.exists():
+                    part.replace(aside.with_name(aside.name + end))
         except OSError as error:
             raise StoreError(f"{self.path} {why} and cannot be moved aside: {error.strerror}") from None
         return f"{self.path} {why}; moved to {aside.name}, agents register again by themselves"
@@ -151,16 +150,29 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0.2, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _check_layout(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        with closing(connection.execute("SELECT count(*) FROM sqlite_master")) as tables:
-            if not tables.fetchone()[0]:
-                connection.execute(f"PRAGMA user_version = {LAYOUT}")
-        connection.executescript(_TABLES)
+        connection.executescript(f"PRAGMA user_version = {LAYOUT};{_TABLES}")
     except sqlite3.DatabaseError:
         connection.close()
         raise
     return connection
+
+
+def _check_layout(connection: sqlite3.Connection) -> None:
+    """Before anything is written: a file that somebody else's version made stays as it is."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and connection.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
+        raise _OtherLayout
+
+
+class _OtherLayout(sqlite3.DatabaseError):
+    """A sound file, but not one of ours of today."""
+
+
+def _complaint(error: sqlite3.DatabaseError) -> str:
+    return "was written by another version" if isinstance(error, _OtherLayout) else "is damaged"
 
 
 _PASSING = frozenset(
