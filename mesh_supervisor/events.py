@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
+from weakref import WeakSet
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -27,20 +28,17 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class EventKind(StrEnum):
     """The kinds there are; docs/events.md says when each happens and what its details hold."""
 
-    STARTED = "started"
     READY = "ready"
     EXITED = "exited"
     CRASHED = "crashed"
-    STOPPED = "stopped"
-    FAILED = "failed"
     CRASHLOOP = "crashloop"
-    NOT_LIVE = "not-live"
+    FAILED = "failed"
+    STOPPED = "stopped"
     RELOAD_STARTED = "reload-started"
     RELOAD_COMPLETED = "reload-completed"
     RELOAD_REJECTED = "reload-rejected"
     RELOAD_FAILED = "reload-failed"
     REGISTERED = "registered"
-    WITHDRAWN = "withdrawn"
     REGISTRY = "registry"
     SWEPT = "swept"
     WATCH = "watch"
@@ -48,7 +46,6 @@ class EventKind(StrEnum):
     CONFIG_REJECTED = "config-rejected"
     MESH_STARTED = "mesh-started"
     MESH_STOPPED = "mesh-stopped"
-    WARNING = "warning"
     MISSED = "missed"
 
 
@@ -217,6 +214,9 @@ class Subscription:
             return event(EventKind.MISSED, f"{missed} events were left out: this listener is too slow", count=missed)
         return self._waiting.popleft()
 
+    async def aclose(self) -> None:
+        self.close()
+
     def offer(self, one: Event) -> None:
         if len(self._waiting) >= self._limit:
             self._waiting.popleft()
@@ -236,7 +236,8 @@ class Bus:
 
     def __init__(self, *, remembered: int = 1000) -> None:
         self._recent: deque[Event] = deque(maxlen=remembered)
-        self._subscriptions: list[Subscription] = []
+        # A listener that just goes away (a client that hung up) must not be fed for ever.
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._listeners: list[Callable[[Event], None]] = []
 
     def publish(self, one: Event) -> None:
@@ -252,12 +253,11 @@ class Bus:
 
     def subscribe(self, *, limit: int = 1000) -> Subscription:
         subscription = Subscription(self, limit)
-        self._subscriptions.append(subscription)
+        self._subscriptions.add(subscription)
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
-        with contextlib.suppress(ValueError):
-            self._subscriptions.remove(subscription)
+        self._subscriptions.discard(subscription)
 
     def close(self) -> None:
         """Ends every subscription, each after what it has yet to see."""

@@ -112,7 +112,13 @@ class Watcher:
         if self._inbox is not None and before != (self._roots, self._folders, self._files):
             self._settle_all()
 
-    def set_debounce(self, seconds: float) -> None:
+    @property
+    def debounce(self) -> float:
+        """Seconds of quiet before a batch is handed over."""
+        return self._batcher.quiet
+
+    @debounce.setter
+    def debounce(self, seconds: float) -> None:
         self._batcher.quiet = seconds
 
     def stop(self) -> None:
