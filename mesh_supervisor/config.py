@@ -138,6 +138,7 @@ def _tables_of(text: str, name: str) -> dict[str, Any]:
 _PLAINER = {
     "Cannot overwrite a value": "this key is written twice; keep one",
     "Expected '=' after a key in a key/value pair": "a key is followed by '=' and its value",
+    'Expected "\'"': "a string has no closing quote",
     "Illegal character '\\n'": "a string has no closing quote on its line",
     "Invalid initial character for a key part": "a key was expected; an inline table { … } stands on one line",
     "Invalid value": "this is no value; a string needs quotes, truth values are true and false",

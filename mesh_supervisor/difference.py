@@ -15,13 +15,17 @@ from mesh_supervisor.spec import (
     AgentSpec,
     CommandLine,
     Dependency,
+    ExecProbe,
+    HttpProbe,
     LiveCheck,
+    LogProbe,
     MeshSpec,
     Module,
     NotifyProbe,
     ReadyCheck,
     RegistrySpec,
     Script,
+    TcpProbe,
 )
 from mesh_supervisor.wording import HIDDEN, hide, one_line
 
@@ -208,7 +212,9 @@ def _text(value: object) -> str:
             return NOTHING
         case bool():
             return str(value).lower()
-        case Path() | str() | int() | float():
+        case float():
+            return f"{value:g}"
+        case Path() | str() | int():
             return str(value)
         case tuple():
             return ", ".join(_text(item) for item in value)
@@ -225,5 +231,18 @@ def _text(value: object) -> str:
 
 def _table_text(value: object) -> str:
     items = [(field.name, getattr(value, field.name)) for field in fields(value)]  # type: ignore[arg-type]
-    written = ", ".join(f"{name} = {_text(item)}" for name, item in items if item is not None and item != ())
-    return "{ " + written + " }" if written else type(value).__name__.removesuffix("Probe").lower()
+    written = [_item(name, item) for name, item in items if item is not None and item != ()]
+    return "{ " + ", ".join(written) + " }"
+
+
+def _item(name: str, value: object) -> str:
+    match value:
+        case HttpProbe(given) | LogProbe(given):
+            return f"{type(value).__name__.removesuffix('Probe').lower()} = {given}"
+        case TcpProbe(port):
+            return f"tcp = {_text(port or True)}"
+        case ExecProbe(argv):
+            return f"exec = {' '.join(argv)}"
+        case NotifyProbe():
+            return "notify = true"
+    return f"{name} = {_text(value)}"

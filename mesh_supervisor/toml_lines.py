@@ -35,12 +35,11 @@ def key_lines(text: str) -> Lines:
         line = text.count("\n", 0, position) + 1
         if text[position] == "[":
             table, position = _key(text, position + (2 if text.startswith("[[", position) else 1))
-            lines.setdefault(table, line)
+            _note(lines, (), table, line)
             position = _end(_REST_OF_LINE, text, position)
         else:
             key, position = _key(text, position)
-            for length in range(1, len(key) + 1):
-                lines.setdefault((*table, *key[:length]), line)
+            _note(lines, table, key, line)
             position = _value_end(text, position)
         position = _end(_BLANK, text, position)
     return lines
@@ -53,6 +52,12 @@ def line_of(lines: Lines, path: Sequence[str | int]) -> int | None:
         if line is not None:
             return line
     return None
+
+
+def _note(lines: dict[tuple[str, ...], int], table: tuple[str, ...], key: tuple[str, ...], line: int) -> None:
+    """``a.b`` says that there is an ``a``, too."""
+    for length in range(1, len(key) + 1):
+        lines.setdefault((*table, *key[:length]), line)
 
 
 def _key(text: str, position: int) -> tuple[tuple[str, ...], int]:

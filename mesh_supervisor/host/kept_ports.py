@@ -7,15 +7,22 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mesh_supervisor.errors import ConfigError
+from mesh_supervisor.host.ports import free_port
 
 FILE_NAME = "ports.json"
 
+FindFree = Callable[[Collection[int]], int]
+
+
+def _any_free_port(taken: Collection[int]) -> int:
+    return free_port(taken=taken)
+
 
 class KeptPorts:
-    """``kept_port`` is what `config.load` asks. ``find_free`` gives a free port; it is asked again when that is taken
-    by another agent of the mesh that does not run just now."""
+    """``kept_port`` is what `config.load` asks. ``find_free`` gives a free port that is none of those it is told: theirs
+    are agents of the mesh that do not run just now."""
 
-    def __init__(self, state_dir: Path, find_free: Callable[[], int]) -> None:
+    def __init__(self, state_dir: Path, find_free: FindFree = _any_free_port) -> None:
         self._file = state_dir / FILE_NAME
         self._find_free = find_free
         self._ports = _read(self._file)
@@ -25,15 +32,9 @@ class KeptPorts:
         be kept: an address that changes with every start is not what ``port = 0`` promises."""
         port = self._ports.get(agent)
         if port is None or port in avoid:
-            port = self._choose({*avoid, *self._ports.values()})
+            port = self._find_free({*avoid, *self._ports.values()})
             self._ports[agent] = port
             self._write()
-        return port
-
-    def _choose(self, taken: Collection[int]) -> int:
-        port = self._find_free()
-        while port in taken:
-            port = self._find_free()
         return port
 
     def _write(self) -> None:

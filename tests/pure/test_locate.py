@@ -1,0 +1,194 @@
+"""Which mesh.toml a command is about, and where its state is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mesh_supervisor.errors import ConfigError
+from mesh_supervisor.locate import LONGEST_SOCKET, Place, control_socket, find_file, locate, mode_in
+from tests.pure.meshfile import MeshFile
+
+
+def found(start: Path, *, file: str | None = None, directory: str | None = None, **environ: str) -> Path:
+    return find_file(
+        start,
+        file=None if file is None else Path(file),
+        directory=None if directory is None else Path(directory),
+        environ=environ,
+    )
+
+
+def place(start: Path, *, file: str | None = None, **environ: str) -> Place:
+    return locate(start, file=None if file is None else Path(file), directory=None, environ=environ)
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
+
+
+def test_searched_upward(mesh: MeshFile) -> None:
+    mesh.write("").touch("a/b/x.py")
+    assert found(mesh.root / "a/b") == mesh.path
+
+
+def test_the_nearest_wins(mesh: MeshFile) -> None:
+    mesh.write("").touch("a/mesh.toml", "a/b/x.py")
+    assert found(mesh.root / "a/b") == mesh.root / "a/mesh.toml"
+
+
+def test_what_wins(mesh: MeshFile) -> None:
+    mesh.write("").touch("a/mesh.toml", "a/inner/x", "b/mesh.toml", "c/other.toml", "a/other.toml")
+    named = str(mesh.root / "b/mesh.toml")
+    assert found(mesh.root, MESHSUP_FILE=named) == mesh.root / "b/mesh.toml"
+    assert found(mesh.root, MESHSUP_FILE="b/mesh.toml") == mesh.root / "b/mesh.toml"
+    assert found(mesh.root, directory="a", MESHSUP_FILE=named) == mesh.root / "a/mesh.toml"
+    assert found(mesh.root, directory="a/inner") == mesh.root / "a/mesh.toml"
+    assert found(mesh.root, file="c/other.toml", MESHSUP_FILE=named) == mesh.root / "c/other.toml"
+    assert found(mesh.root, file="other.toml", directory="a") == mesh.root / "a/other.toml"
+    assert found(mesh.root, MESHSUP_FILE="") == mesh.path
+
+
+def test_links_in_the_way_are_resolved_the_file_itself_is_not(mesh: MeshFile) -> None:
+    mesh.touch("real/shared.toml")
+    (mesh.root / "way").symlink_to("real")
+    (mesh.root / "real/mesh.toml").symlink_to("shared.toml")
+    assert found(mesh.root / "way") == mesh.root / "real/mesh.toml"
+
+
+def refusal(start: Path, *, file: str | None = None, directory: str | None = None, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        found(start, file=file, directory=directory, **environ)
+    return str(caught.value)
+
+
+def test_nowhere(mesh: MeshFile) -> None:
+    told = refusal(mesh.root)
+    assert told.startswith(f"no mesh.toml in {mesh.root} or a folder above it; `meshsup init` writes one")
+
+
+def test_what_was_named_is_not_there(mesh: MeshFile) -> None:
+    mesh.write("")
+    assert refusal(mesh.root, file="x.toml") == f"-f {mesh.root}/x.toml: no such file; `meshsup init` writes one"
+    assert refusal(mesh.root, MESHSUP_FILE="x.toml").startswith(f"MESHSUP_FILE={mesh.root}/x.toml: no such file")
+    assert refusal(mesh.root, directory="x") == f"-C {mesh.root}/x: no such folder"
+    assert refusal(mesh.root, file=".").endswith(": is a folder; name the file in it, or use -C")
+
+
+def test_a_dangling_link_is_found_not_passed_over(mesh: MeshFile) -> None:
+    mesh.touch("a/x")
+    mesh.write("")
+    (mesh.root / "a/mesh.toml").symlink_to("gone")
+    assert found(mesh.root / "a") == mesh.root / "a/mesh.toml"
+
+
+# ---- its state_dir -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "state_dir"),
+    [
+        ("", ".mesh"),
+        ("[mesh]\nstate_dir = 'var'", "var"),
+        ("[mesh]\nstate_dir = '../var'", "../var"),
+        ("[mesh]\nstate_dir = '${STATE}/x'", "from-shell/x"),
+        ("[mesh]\nstate_dir = 3", ".mesh"),
+        ("mesh = 3", ".mesh"),
+        ("[mesh]\nname = 'x'\nstate_dir = 'var' # here\n[agents.", "var"),
+        ("[mesh]\nname = \n[agents.a]\nstate_dir = 'other'", ".mesh"),
+        ("not TOML", ".mesh"),
+    ],
+)
+def test_state_dir_also_of_a_broken_file(mesh: MeshFile, text: str, state_dir: str) -> None:
+    mesh.write(text)
+    expected = Path(os.path.normpath(mesh.root / state_dir))
+    assert place(mesh.root, STATE="from-shell") == Place(mesh.path, mesh.root, expected)
+
+
+def test_state_dir_with_an_unset_variable(mesh: MeshFile) -> None:
+    mesh.write("[mesh]\nstate_dir = '${STATE}'")
+    with pytest.raises(ConfigError, match=r"mesh.toml: mesh.state_dir: \${STATE} is not set"):
+        place(mesh.root)
+
+
+def test_it_is_the_one_that_the_configuration_has(mesh: MeshFile) -> None:
+    spec = mesh.read("[mesh]\nstate_dir = '${STATE}/../mesh'", {"STATE": "var"})
+    assert spec.state_dir == place(mesh.root, STATE="var").state_dir
+
+
+def test_a_deleted_file_is_located_while_its_supervisor_listens(mesh: MeshFile) -> None:
+    mesh.touch(".mesh/control.sock", "a/x")
+    expected = Place(mesh.path, mesh.root, mesh.root / ".mesh")
+    assert place(mesh.root / "a") == expected
+    assert place(mesh.root, file="mesh.toml") == expected
+
+
+def test_a_deleted_file_without_a_supervisor_is_missing(mesh: MeshFile) -> None:
+    mesh.touch(".mesh/owner")
+    with pytest.raises(ConfigError):
+        place(mesh.root)
+
+
+def test_mode_in_a_file(mesh: MeshFile) -> None:
+    assert mode_in(mesh.write("[mesh]\nmode = 'prod'").path) == "prod"
+    assert mode_in(mesh.write("[mesh]\nmode = 3").path) is None
+    assert mode_in(mesh.write("[mesh").path) is None
+    assert mode_in(mesh.root / "gone") is None
+
+
+# ---- the control socket --------------------------------------------------------------------------------------------
+
+
+def deep(root: Path) -> Path:
+    return root / ("d" * 120)
+
+
+def test_the_socket_is_in_state_dir_where_its_path_is_short_enough() -> None:
+    assert control_socket(Path("/x/.mesh")) == Path("/x/.mesh/control.sock")
+
+
+def test_a_deep_state_dir_gets_a_short_path_of_its_own(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = mesh.root
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [runtime / "meshsup"])
+    one, other = control_socket(deep(mesh.root)), control_socket(deep(mesh.root) / "x")
+    assert one.parent == runtime / "meshsup"
+    assert (runtime / "meshsup").stat().st_mode & 0o777 == 0o700
+    assert one != other
+    assert one == control_socket(deep(mesh.root))
+    assert len(os.fsencode(one.name)) < LONGEST_SOCKET / 3
+
+
+def test_a_supervisor_with_another_runtime_dir_is_found(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = mesh.root / "first", mesh.root / "second"
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [second])
+    listening = control_socket(deep(mesh.root))
+    listening.touch()
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [first, second])
+    assert control_socket(deep(mesh.root)) == listening
+
+
+def test_a_folder_that_others_can_enter_is_refused(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = mesh.root / "shared"
+    shared.mkdir(mode=0o755)
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [shared])
+    with pytest.raises(ConfigError, match="is not yours alone"):
+        control_socket(deep(mesh.root))
+
+
+def test_a_link_in_its_place_is_refused(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    (mesh.root / "theirs").mkdir(mode=0o700)
+    (mesh.root / "link").symlink_to("theirs")
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [mesh.root / "link"])
+    with pytest.raises(ConfigError, match="is not yours alone"):
+        control_socket(deep(mesh.root))
+
+
+def test_locating_is_cheap() -> None:
+    """`ps` pays for it: no pydantic, no models."""
+    code = "import sys, mesh_supervisor.locate; print({'pydantic', 'typer', 'asyncio'} & sys.modules.keys())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert printed == "set()\n"
