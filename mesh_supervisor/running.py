@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ from mesh_supervisor.applying import Applying, config_files
 from mesh_supervisor.commands import Commands
 from mesh_supervisor.config import load
 from mesh_supervisor.control import server as control
+from mesh_supervisor.errors import MeshError
 from mesh_supervisor.events import Bus, EventLog
-from mesh_supervisor.finding import HostFinding
 from mesh_supervisor.host.guardian import Guardian
 from mesh_supervisor.host.kept_ports import KeptPorts
 from mesh_supervisor.host.logs import Console, LogFiles, LogHub, Sink
@@ -78,11 +79,28 @@ async def run(place: Place, options: UpOptions) -> int:
         with _outputs(mesh, state, options) as outputs:
             if left:
                 outputs.hub.say(f"killed what an earlier run left: {', '.join(f'{s.name} ({s.pid})' for s in left)}")
-            return await _run_mesh(mesh, state, options, reader, listener, outputs)
+            try:
+                return await _run_mesh(mesh, state, options, reader, listener, outputs)
+            except BaseExceptionGroup as group:
+                raise _confessed(group, state) from None
     finally:
         listener.close()
         control.withdraw(address)
         state.unlock()
+
+
+def _confessed(group: BaseExceptionGroup[BaseException], state: StateDir) -> MeshError:
+    """A mistake of ours. Nothing of the mesh is left running, and nobody has to read a traceback."""
+    sweep_owner(state.owner)
+    report = state.path / "crash.log"
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    try:
+        report.write_text("".join(traceback.format_exception(group)))
+    except OSError as error:
+        return MeshError(f"internal error: {first!r}; and {report} cannot be written ({error.strerror})")
+    return MeshError(f"internal error: {first!r}; the mesh was stopped. Please report it with {report}")
 
 
 @contextlib.contextmanager
@@ -117,7 +135,7 @@ async def _run_mesh(
     listener: socket.socket,
     outputs: Outputs,
 ) -> int:
-    supervisor = Supervisor(mesh, state, outputs, HostFinding)
+    supervisor = Supervisor(mesh, state, outputs)
     supervisor.selection.config_files = config_files(mesh)
     commands = Commands(supervisor, Applying(supervisor, reader))
     names = commands.known(options.agents)

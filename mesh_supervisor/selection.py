@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from mesh_supervisor import impact
 from mesh_supervisor.host.content import Fingerprints
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.impact import Inputs, Reason
+from mesh_supervisor.imports import Gone
 from mesh_supervisor.lifecycle import EditRejected, EditUndone, Event, InputsChanged
 from mesh_supervisor.spec import AgentSpec
 
@@ -29,8 +30,11 @@ class Finder(Protocol):
 
     async def inputs_of(self, spec: AgentSpec) -> Inputs: ...
 
-    async def broken(self, spec: AgentSpec, inputs: Inputs, changed: Collection[Path]) -> str | None:
-        """Why the agent cannot load with these changed files, with file and line; None: nothing speaks against it."""
+    async def broken(
+        self, spec: AgentSpec, inputs: Inputs, changed: Collection[Path], tolerated: Collection[Gone] = ()
+    ) -> str | None:
+        """Why the agent cannot load with these changed files, with file and line; None: nothing speaks against it.
+        ``tolerated``: imports that what serves now lives without, whatever we think of them."""
         ...
 
     def forget_bytecode(self, changed: Iterable[Path]) -> None: ...
@@ -43,7 +47,7 @@ class Tracked:
     spec: AgentSpec
     inputs: Inputs = field(default_factory=Inputs)
     started_from: Digests | None = None
-    rejected: bool = False
+    tolerated: tuple[Gone, ...] = ()
     enabled: bool = True
 
 
@@ -105,7 +109,7 @@ class Selection:
         tracked = self.agents[agent]
         inputs = await self._finder.inputs_of(tracked.spec)
         tracked.started_from = await self._digests(inputs.paths)
-        tracked.rejected = False
+        tracked.tolerated = inputs.gone
         self._learn(tracked, inputs)
         return inputs
 
@@ -160,18 +164,16 @@ class Selection:
             return  # never started: it will be started from what is there then
         inputs, digests, changed = await self._compare(tracked)
         if not changed:
-            tracked.rejected = False
             self._learn(tracked, inputs)
             self._post(agent, EditUndone())
             return
-        broken = await self._finder.broken(tracked.spec, inputs, changed)
+        broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated)
         if broken is not None:
-            tracked.rejected = True
             self._learn(tracked, _both(tracked.inputs, inputs))
             self._post(agent, EditRejected(broken))
             return
         self._finder.forget_bytecode(changed)
-        tracked.started_from, tracked.rejected = digests, False
+        tracked.started_from = digests
         self._learn(tracked, inputs)
         self._post(agent, InputsChanged(why or impact.chain_text(reason, self._root)))
 
@@ -191,7 +193,7 @@ class Selection:
         if tracked.started_from is None:
             return None
         inputs, _, changed = await self._compare(tracked)
-        broken = await self._finder.broken(tracked.spec, inputs, changed) if changed else None
+        broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated) if changed else None
         if broken is None:
             self._finder.forget_bytecode(changed)
         return broken
@@ -216,18 +218,10 @@ def _with_contents(paths: frozenset[Path], inputs: Collection[Inputs]) -> frozen
 
 def _both(old: Inputs, new: Inputs) -> Inputs:
     """While an edit is rejected, mending it counts, and so does undoing it."""
-    return Inputs(
+    return replace(
+        new,
         files={**old.files, **new.files},
         missing={**old.missing, **new.missing},
         folders={**old.folders, **new.folders},
-        globs=new.globs,
-        env_files=new.env_files,
-        directories=new.directories,
         matched=old.matched | new.matched,
-        third_party=new.third_party,
-        gone=new.gone,
-        notes=new.notes,
-        warning=new.warning,
-        watched=new.watched,
-        known=new.known,
     )

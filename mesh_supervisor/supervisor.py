@@ -10,10 +10,10 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mesh_supervisor.agent import AgentTask, Slots
 from mesh_supervisor.enrolment import Enrolment
@@ -21,6 +21,7 @@ from mesh_supervisor.environment import PRIVATE
 from mesh_supervisor.errors import MeshError, PortTaken
 from mesh_supervisor.events import Bus, EventKind, Reload, event
 from mesh_supervisor.host.ignore import Ignore
+from mesh_supervisor.host.inputs import InputFinder, project_roots
 from mesh_supervisor.host.instance import Watchers
 from mesh_supervisor.host.logs import LogHub
 from mesh_supervisor.host.ports import free_port, holder_of
@@ -31,7 +32,6 @@ from mesh_supervisor.launcher import (
     AgentLauncher,
     AgentPreparation,
     Ground,
-    Interpreters,
     Preparation,
     RegistryPreparation,
 )
@@ -54,7 +54,7 @@ from mesh_supervisor.lifecycle import (
 )
 from mesh_supervisor.ordering import start_levels, with_dependencies
 from mesh_supervisor.registry.client import RegistryClient
-from mesh_supervisor.selection import Finder, Selection
+from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import (
     AgentSpec,
     Backoff,
@@ -96,10 +96,6 @@ class Member:
         return self.task.state
 
 
-class Finding(Finder, Interpreters, Protocol):
-    """host/inputs.py, as all of it is used here."""
-
-
 @dataclass(slots=True)
 class Outputs:
     """Where what is to be known goes."""
@@ -112,25 +108,23 @@ class Outputs:
 class Supervisor:
     """``run`` until ``over`` is set (a command, a signal, an essential agent); ``exit_code`` is then what `up` says."""
 
-    def __init__(
-        self, mesh: MeshSpec, state: StateDir, outputs: Outputs, finding: Callable[[Supervisor], Finding]
-    ) -> None:
+    def __init__(self, mesh: MeshSpec, state: StateDir, outputs: Outputs) -> None:
         self.mesh, self.state, self.outputs = mesh, state, outputs
         self.shell = {key: value for key, value in os.environ.items() if key not in PRIVATE}
         self.registry_url = self._registry_url(mesh)
         self.client = RegistryClient(self.registry_url)
         self.enrolment = Enrolment(self.client, state.owner, self._registry_news)
         self.ignore = Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=state.path)
-        self.finding = finding(self)
+        self.finder = InputFinder(mesh.root, self.ignore, self.shell, mesh.watch.roots)
         self.selection = Selection(
             mesh.root,
-            self.finding,
+            self.finder,
             self.ignore,
             post=lambda name, happened: self.members[name].task.post(happened),
             configured=self._config_changed,
             inputs_changed=self.inputs_changed,
         )
-        self.ground = Ground(mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finding)
+        self.ground = Ground(mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finder)
         self.slots = Slots(mesh.parallel_starts)
         self.members: dict[str, Member] = {}
         self.watcher: Watcher | None = None
@@ -235,8 +229,7 @@ class Supervisor:
             state=Agent(generation=self.state.last_generation(name)),
         )
         member = self.members[name] = Member(task, launcher, preparation)
-        assert self._tasks is not None
-        member.runner = self._tasks.create_task(task.run(), name=name)
+        member.runner = self._spin(task.run())
 
     async def remove(self, name: str) -> None:
         """No longer in mesh.toml: stop it, then forget it."""
@@ -470,7 +463,20 @@ class Supervisor:
             relevant=self.selection.relevant,
             folders=self.selection.folders,
         )
-        self.watcher.start([self.mesh.root, *self.mesh.watch.roots], self.selection.files())
+        self.watcher.start(project_roots(self.mesh.root, self.mesh.watch.roots), self.selection.files())
+        self._spin(self._watch_further())
+
+    async def _watch_further(self) -> None:
+        """Editable installs lie where only interpreters know, and asking them takes longer than starting agents. What
+        changed there meanwhile is found by content."""
+        roots = await self.finder.roots(self.mesh.agents.values())
+        if self.watcher is not None and not self.over.is_set():
+            self.watcher.update(roots=roots)
+            self.selection.batch(self.selection.files())
+
+    def _spin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._tasks is not None
+        return self._tasks.create_task(work)
 
     def _batch(self, paths: frozenset[Path]) -> None:
         self.selection.batch(paths)
@@ -494,7 +500,7 @@ class Supervisor:
         """What a changed mesh.toml says of the mesh itself, as far as it can change while it runs."""
         self.slots.resize(self.mesh.parallel_starts)
         if self.watcher is not None:
-            self.watcher.set_debounce(self.mesh.watch.debounce)
+            self.watcher.debounce = self.mesh.watch.debounce
         if self.watcher is not None and not self.mesh.watch.enabled:
             self.watcher.stop()
             self.watcher = None
