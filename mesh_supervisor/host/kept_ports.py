@@ -19,8 +19,8 @@ def _any_free_port(taken: Collection[int]) -> int:
 
 
 class KeptPorts:
-    """``kept_port`` is what `config.load` asks. ``find_free`` gives a free port that is none of those it is told: theirs
-    are agents of the mesh that do not run just now."""
+    """``kept_port`` is what `config.load` asks. ``find_free`` gives a free port, but none of those that it is told:
+    theirs are agents of the mesh, which may not run just now."""
 
     def __init__(self, state_dir: Path, find_free: FindFree = _any_free_port) -> None:
         self._file = state_dir / FILE_NAME
