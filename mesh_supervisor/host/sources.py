@@ -7,10 +7,12 @@ its time and size), as git does with its index.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from stat import S_ISDIR, S_ISREG
@@ -99,6 +101,18 @@ class Look:
         return read.source
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A syntax tree is many small objects and no cycles: while it is made, looking for garbage doubles the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _listing(folder: str) -> Mapping[str, bool]:
     try:
         with os.scandir(folder) as entries:
@@ -111,7 +125,8 @@ def _parsed(file: str, content: bytes, kept: _Kept | None, key: tuple[int, int, 
     digest = blake2b(content, digest_size=16).digest()
     if kept is not None and kept.digest == digest:
         return _Kept(key, digest, kept.source, kept.last_good)
-    source = read_source(content, file)
+    with _no_collection():
+        source = read_source(content, file)
     if not source.broken:
         return _Kept(key, digest, source, source)
     last_good = kept.last_good if kept is not None else None
