@@ -9,6 +9,7 @@ import typer
 
 from mesh_supervisor.cli.asking import Agents, Force, Json, Timeout, client_of, complete_agents, tell
 from mesh_supervisor.errors import UsageError
+from mesh_supervisor.locate import absolute
 
 
 def start(ctx: typer.Context, agents: Agents = None, timeout: Timeout = None, as_json: Json = False) -> None:
@@ -59,7 +60,7 @@ def reload(
     of the agent cannot be loaded.
     """
     words = targets or []
-    paths = [str(Path.cwd() / word) for word in words if is_path(word)]
+    paths = [str(absolute(Path.cwd(), word)) for word in words if is_path(word)]
     _command(ctx, "reload", [word for word in words if not is_path(word)], timeout, as_json, force=force, paths=paths)
 
 

@@ -9,19 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NoReturn
 
-from mesh_supervisor import environment
-from mesh_supervisor.config import load
+from mesh_supervisor.cli.offline import agent_of, program_of
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import Snapshot
-from mesh_supervisor.errors import MeshError, NotRunning, UnknownAgent
+from mesh_supervisor.errors import MeshError, NotRunning
 from mesh_supervisor.host.children import Program
-from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.locate import Place
-from mesh_supervisor.spec import AgentSpec, MeshSpec
 
 
 class NotFound(MeshError):
@@ -43,6 +39,11 @@ def execute(place: Place, agent: str, command: Sequence[str]) -> NoReturn:
     _become(Program(tuple(command), program.environ, program.directory))
 
 
+def _program(place: Place, agent: str, snapshot: Snapshot | None) -> Program:
+    mesh, spec = agent_of(place, agent)
+    return asyncio.run(program_of(mesh, spec, snapshot.registry_url if snapshot is not None else None))
+
+
 def _snapshot(place: Place) -> Snapshot | None:
     try:
         return Client(place).snapshot()
@@ -56,7 +57,8 @@ def _refuse_twice(snapshot: Snapshot | None, agent: str) -> None:
         if view.name == agent and (view.pid is not None or view.wanted):
             pid = f" (pid {view.pid})" if view.pid is not None else f" ({view.state})"
             raise MeshError(
-                f"{agent} runs in the mesh already{pid}; `meshsup stop {agent}` first, and `meshsup start {agent}` after"
+                f"{agent} runs in the mesh already{pid}; "
+                f"`meshsup stop {agent}` first, and `meshsup start {agent}` afterwards"
             )
 
 
@@ -71,17 +73,3 @@ def _become(program: Program) -> NoReturn:
         raise NotFound(f"{program.argv[0]}: no such command in {program.directory} or PATH") from None
     except OSError as error:
         raise NotFound(f"{program.argv[0]}: cannot be run: {error.strerror}") from error
-
-
-# ---- how the agent would be started ------------------------------------------------------------------------------
-
-
-def _program(place: Place, agent: str, snapshot: Snapshot | None) -> Program:
-    """Raises UnknownAgent, ConfigError."""
-    state = StateDir.open(place.state_dir)
-    mesh = load(place.file, os.environ, kept_port=lambda name, avoid: _kept_port(place, name))
-    spec = mesh.agents.get(agent)
-    if spec is None:
-        raise UnknownAgent(agent, mesh.agents)
-    url = snapshot.registry_url if snapshot is not None else _registry_url(mesh)
-    return asyncio.run(_prepared(mesh, spec, state, url))

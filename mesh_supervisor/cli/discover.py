@@ -159,8 +159,8 @@ def _program(root: Path, file: Path, clues: Clues) -> Found | None:
     path = file.relative_to(root)
     name = _name_of(root, path)
     doubt = clues.doubt or ("" if clues.serves else ONCE)
-    if file.name == "__main__.py":
-        folder = _import_root(root, file.parent)
+    if file.name == "__main__.py" and file.parent != root:
+        folder = _import_root(root, file.parent.parent)
         module = ".".join(file.parent.relative_to(folder).parts)
         why = clues.why or "a package that can be run"
         return Found(name, why, module=module, directory=_below(root, folder), port=clues.port, doubt=doubt)

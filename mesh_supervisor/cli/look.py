@@ -11,6 +11,7 @@ from mesh_supervisor.cli.asking import Agents, Json, chosen, client_of, place_of
 from mesh_supervisor.cli.terminal import show, show_json, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import UsageError
+from mesh_supervisor.locate import absolute
 
 Since = Annotated[
     str | None, typer.Option("--since", metavar="WHEN", help="Not older than `90s`, `5m`, `2h`, `1d`, or a time.")
@@ -103,5 +104,5 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Which agents a change of FILE would reload, and by which chain."""
-    paths = [str(Path.cwd() / file) for file in files]
+    paths = [str(absolute(Path.cwd(), str(file))) for file in files]
     tell(client_of(ctx).command("why", timeout=60.0, paths=paths), as_json)

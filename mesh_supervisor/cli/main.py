@@ -29,8 +29,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 EXAMPLES = (
-    ("meshsup init && meshsup up", "write a mesh.toml from what is here, and run it"),
-    ("meshsup up -d --wait", "in the background; return when all are ready"),
+    ("meshsup init && meshsup up", "write a mesh.toml, and run it"),
+    ("meshsup up -d --wait", "in the background, until all are ready"),
     ("meshsup ps -o wide", "everything that is known about each agent"),
     ("meshsup logs -f --since 5m planner", "what planner wrote, and goes on writing"),
     ("meshsup why common/llm.py", "whom an edit of that file would reload"),

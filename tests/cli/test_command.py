@@ -127,7 +127,7 @@ def test_what_is_asked(mesh: FakeMesh, meshsup: Command, words: tuple[str, ...],
 
 
 def test_files_are_absolute_when_they_travel(mesh: FakeMesh, meshsup: Command, root: Path) -> None:
-    meshsup("reload", "planner", "lib/../common.py", "prompt.md", cwd=root / "agents")
+    meshsup("reload", "planner", "../agents/common.py", "prompt.md", cwd=root / "agents")
     meshsup("why", "gone.py", cwd=root / "agents")
     agents = root / "agents"
     assert mesh.asked == [

@@ -35,19 +35,27 @@ def agents(meshsup: Command, folder: Path) -> dict[str, Any]:
     return found
 
 
+MAIN = "if __name__ == '__main__':\n    "
+APP = "from fastapi import FastAPI\napp = FastAPI()\n"
+SDK = "import mesh\n@mesh.agent(name='greeter', http_port=9101)\nclass Greeter: ...\n"
+MCP_HTTP = f"from fastmcp import FastMCP\nm = FastMCP('x')\n{MAIN}m.run(transport='http')\n"
+WEATHER = {"command": "weather/main.py", "port": 9000}
+IN_FOLDER = {"command": ["uvicorn", "api:app"], "directory": "pkg/sub", "port": 8101}
+
+
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [
         ("clock.py", SERVER, {"clock": {"command": "clock.py", "port": 8101}}),
-        ("weather/main.py", "import uvicorn\nuvicorn.run('x:app', port=9000)\n", {"weather": {"command": "weather/main.py", "port": 9000}}),
-        ("greeter.py", "import mesh\n@mesh.agent(name='greeter', http_port=9101)\nclass A: ...\n", {"greeter": {"command": "greeter.py", "port": 9101}}),
-        ("web.py", "from fastapi import FastAPI\napp = FastAPI()\n", {"web": {"command": ["uvicorn", "web:app"], "port": 8101}}),
-        ("pkg/sub/api.py", "from fastapi import FastAPI\nx = FastAPI()\n", {"sub": {"command": ["uvicorn", "api:x"], "directory": "pkg/sub", "port": 8101}}),
+        ("weather/main.py", "import uvicorn\nuvicorn.run('x:app', port=9000)\n", {"weather": WEATHER}),
+        ("greeter.py", SDK, {"greeter": {"command": "greeter.py", "port": 9101}}),
+        ("web.py", APP, {"web": {"command": ["uvicorn", "web:app"], "port": 8101}}),
+        ("pkg/sub/api.py", APP, {"sub": IN_FOLDER}),
         ("Poll It!.py", "while True:\n    pass\n", {"poll-it": {"command": "Poll It!.py"}}),
-        ("mcp_http.py", "from fastmcp import FastMCP\nm = FastMCP('x')\nif __name__ == '__main__':\n    m.run(transport='http')\n", {"mcp_http": {"command": "mcp_http.py", "port": 8101}}),
+        ("mcp_http.py", MCP_HTTP, {"mcp_http": {"command": "mcp_http.py", "port": 8101}}),
         ("registry.py", SERVER, {"registry-agent": {"command": "registry.py", "port": 8101}}),
         ("planner/__main__.py", SERVER, {"planner": {"module": "planner", "port": 8101}}),
-        ("tool.py", "if __name__ == '__main__':\n    print('once')\n", {}),
+        ("tool.py", f"{MAIN}print('once')\n", {}),
         ("library.py", "import fastapi\ndef helper(): ...\n", {}),
         ("tests/fake_server.py", SERVER, {}),
         ("test_clock.py", SERVER, {}),
@@ -55,7 +63,7 @@ def agents(meshsup: Command, folder: Path) -> dict[str, Any]:
         ("broken.py", "import uvicorn\nif __name__ == '__main__'\n", {}),
         ("binary.py", "\0\0", {}),
     ],
-)  # fmt: skip
+)
 def test_one_program(meshsup: Command, empty: Path, name: str, source: str, expected: dict[str, Any]) -> None:
     write(empty, {name: source})
     assert agents(meshsup, empty) == expected

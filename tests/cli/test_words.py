@@ -20,8 +20,8 @@ def test_duration(seconds: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(None, "-"), (0, "0K"), (2048, "2K"), (47_400_000, "45.2M"), (300 * 2**20, "300M"), (2**30, "1.0G"), (2**50, "1024.0T")],
-)  # fmt: skip
+    [(None, "-"), (0, "0K"), (2048, "2K"), (47_400_000, "45.2M"), (300 * 2**20, "300M"), (2**30, "1.0G")],
+)
 def test_size(count: int | None, text: str) -> None:
     assert size(count) == text
 

@@ -1,0 +1,81 @@
+"""`check`: what a valid mesh.toml means, in a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from mesh_supervisor.cli.offline import finder_of
+from mesh_supervisor.cli.table import aligned
+from mesh_supervisor.cli.terminal import YELLOW, painted, show, talk, width
+from mesh_supervisor.cli.words import counted, one_line
+from mesh_supervisor.config import choose_mode, load
+from mesh_supervisor.host.interpreter import Interpreter
+from mesh_supervisor.impact import Inputs
+from mesh_supervisor.locate import Place, mode_in
+from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Module, RegistrySpec
+
+
+def describe(place: Place) -> None:
+    """Print what the mesh is. Raises ConfigError with all mistakes."""
+    mode, reason = choose_mode(
+        None, os.environ, mode_in(place.file), pid_one=False, parent_is_pid_one=False, stdout_is_tty=True
+    )
+    mesh = load(place.file, os.environ, mode=mode, mode_reason=reason)
+    looked = asyncio.run(_look(mesh))
+    show(*_summary(mesh))
+    if mesh.agents:
+        header = ("AGENT", "PORT", "INPUTS", "PYTHON", "RUNS")
+        show("", *aligned([header, *(_row(mesh, *each) for each in looked)], width=width(), right=(1, 2)))
+    warnings = [f"{spec.name}: {inputs.warning}" for spec, _, inputs in looked if inputs.warning]
+    talk(*(painted(one_line(text), YELLOW) for text in (*mesh.warnings, *warnings)))
+
+
+async def _look(mesh: MeshSpec) -> list[tuple[AgentSpec, Interpreter, Inputs]]:
+    finder = finder_of(mesh)
+    return [(spec, await finder.interpreter_of(spec), await finder.inputs_of(spec)) for spec in mesh.agents.values()]
+
+
+def _summary(mesh: MeshSpec) -> list[str]:
+    watch = "watching" if mesh.watch.enabled else "not watching"
+    return [
+        f"{mesh.file} is valid",
+        f"mesh {mesh.name}: {counted(len(mesh.agents), 'agent')}, {mesh.mode} ({mesh.mode_reason}), {watch}",
+        f"registry: {_registry(mesh.registry)}",
+    ]
+
+
+def _registry(spec: RegistrySpec) -> str:
+    if spec.kind == "external":
+        return f"external, {spec.url}"
+    port = f"port {spec.port}" if spec.strict else f"port {spec.port} or the next free one"
+    return f"{spec.kind}, {port}" + (f": {' '.join(spec.command)}" if spec.command else "")
+
+
+def _row(mesh: MeshSpec, spec: AgentSpec, interpreter: Interpreter, inputs: Inputs) -> tuple[str, ...]:
+    return (spec.name, _port(spec), _inputs(inputs), _short(interpreter.python, mesh.root), one_line(_runs(mesh, spec)))
+
+
+def _port(spec: AgentSpec) -> str:
+    return "-" if spec.port is None else "at start" if spec.port == 0 else str(spec.port)
+
+
+def _inputs(inputs: Inputs) -> str:
+    return str(len(inputs.paths)) if inputs.known else "?"
+
+
+def _short(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _runs(mesh: MeshSpec, spec: AgentSpec) -> str:
+    match spec.command:
+        case CommandLine(argv):
+            words = " ".join(argv)
+        case Module(name):
+            words = f"-m {name}"
+        case script:
+            words = _short(script.path, mesh.root)
+    where = "" if spec.directory == mesh.root else f" (in {_short(spec.directory, mesh.root)})"
+    return " ".join((words, *spec.args)) + where + (" (task)" if spec.kind == "task" else "")

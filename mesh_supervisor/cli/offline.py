@@ -1,0 +1,62 @@
+"""What can be known of a mesh without its supervisor: its configuration, how an agent would start, its inputs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mesh_supervisor import environment
+from mesh_supervisor.config import load
+from mesh_supervisor.errors import UnknownAgent
+from mesh_supervisor.host.children import Program
+from mesh_supervisor.host.ignore import Ignore
+from mesh_supervisor.host.inputs import InputFinder
+from mesh_supervisor.host.kept_ports import KeptPorts
+from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.locate import Place
+from mesh_supervisor.spec import AgentSpec, MeshSpec
+
+NO_GENERATION = 0
+"""What is started here is none of the mesh's instances."""
+
+
+def agent_of(place: Place, name: str) -> tuple[MeshSpec, AgentSpec]:
+    """With the ports that the mesh would use. Raises ConfigError, UnknownAgent."""
+    StateDir.open(place.state_dir)
+    mesh = load(place.file, os.environ, kept_port=KeptPorts(place.state_dir).kept_port)
+    if name not in mesh.agents:
+        raise UnknownAgent(name, mesh.agents)
+    return mesh, mesh.agents[name]
+
+
+def finder_of(mesh: MeshSpec) -> InputFinder:
+    ignore = Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=mesh.state_dir)
+    return InputFinder(mesh.root, ignore, dict(os.environ), mesh.watch.roots)
+
+
+async def program_of(mesh: MeshSpec, spec: AgentSpec, registry_url: str | None) -> Program:
+    """The command line, environment and folder of an agent, as the mesh would start it, without our mark."""
+    finder = finder_of(mesh)
+    found = await finder.interpreter_of(spec)
+    inputs = await finder.inputs_of(spec)
+    environ = environment.build(
+        spec,
+        mesh,
+        shell=os.environ,
+        generation=NO_GENERATION,
+        owner=StateDir.open(mesh.state_dir).owner,
+        registry_url=registry_url or _registry_url(mesh),
+        frameworks=inputs.third_party,
+        bin_dir=found.bin,
+        virtual_env=found.virtual_env,
+    )
+    # The ids of the mesh are issued by its supervisor; without one, the SDK makes its own.
+    if "MCP_MESH_AGENT_ID" not in spec.environment:
+        environ.pop("MCP_MESH_AGENT_ID", None)
+    Path(environ["MESHSUP_STATE_DIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Program(finder.argv_of(spec, found), environ, spec.directory)
+
+
+def _registry_url(mesh: MeshSpec) -> str:
+    """Where the registry of this mesh would be."""
+    return (mesh.registry.url or f"http://127.0.0.1:{mesh.registry.port}").rstrip("/")
