@@ -108,13 +108,13 @@ class Prefixed:
     def __init__(self, names: Iterable[str], colour: bool, columns: Callable[[], int] | None = None) -> None:
         self._colour, self._columns = colour, columns
         self._colours: dict[str, int] = {}
+        self._prefixes: dict[str, str] = {}
         self._width = len("meshsup")
         for name in names:
             self._know(name)
 
     def __call__(self, line: Line) -> str:
-        self._know(line.agent)
-        prefix = self._prefix(line.agent)
+        prefix = self._prefixes.get(line.agent) or self._prefix(line.agent)
         text = line.styled if self._colour and line.styled else line.text
         if self._columns is None:
             return prefix + self._closed(text) + "\n"
@@ -124,14 +124,18 @@ class Prefixed:
     def _know(self, name: str) -> None:
         if name not in self._colours:
             self._colours[name] = _COLOURS[len(self._colours) % len(_COLOURS)]
-            self._width = max(self._width, len(name))
+        if len(name) > self._width:
+            self._width = len(name)
+            self._prefixes.clear()
 
     def _prefix(self, name: str) -> str:
-        plain = f"{name:<{self._width}} |"
-        if not self._colour:
-            return plain + " "
-        look = "1" if name == "meshsup" else str(self._colours[name])
-        return f"\x1b[{look}m{plain}\x1b[0m "
+        self._know(name)
+        prefix = f"{name:<{self._width}} | "
+        if self._colour:
+            look = "1" if name == "meshsup" else str(self._colours[name])
+            prefix = f"\x1b[{look}m{prefix[:-1]}\x1b[0m "
+        self._prefixes[name] = prefix
+        return prefix
 
     @staticmethod
     def _closed(text: str) -> str:

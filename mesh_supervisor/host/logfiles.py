@@ -14,7 +14,6 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 from mesh_supervisor.host.backlog import Backlog
@@ -65,8 +64,11 @@ class LogFiles:
                 break
             if dropped:
                 lines.appendleft(Line(lines[0].at, lines[0].agent, 0, left_out(dropped, "the disk is too slow")))
-            for agent, group in groupby(sorted(lines, key=lambda line: line.agent), key=lambda line: line.agent):
-                self._append(agent, list(group))
+            by_agent: dict[str, list[Line]] = {}
+            for line in lines:
+                by_agent.setdefault(line.agent, []).append(line)
+            for agent, its_lines in by_agent.items():
+                self._append(agent, its_lines)
         for file in self._files.values():
             file.close()
 
@@ -103,6 +105,7 @@ class _LogFile:
         rows = _rows(lines)
         written = 0
         try:
+            self._look()
             while written < len(rows):
                 self._prepare(lines[written].at)
                 written += self._write_some(rows[written:])
@@ -116,10 +119,10 @@ class _LogFile:
             self._file = None
 
     def _prepare(self, at: float) -> None:
-        """Have a file open that is the one at ``path`` (somebody may have removed it), is not full, and says where
-        this run begins and what is missing. ``at``: unix time of the line to come."""
-        if self._file is not None and not self._still_there():
-            self.close()
+        """Have a file open that is not full and says where this run begins and what is missing.
+
+        ``at``: unix time of the line to come.
+        """
         if self._file is not None and self._size >= self._max_size:
             self.close()
             _rotate(self.path, self._keep)
@@ -132,15 +135,20 @@ class _LogFile:
             self._write(f"{stamp(at)} [0] {left_out(self.lost, self.why)}\n".encode())
             self.lost = 0
 
-    def _still_there(self) -> bool:
-        assert self._file is not None
+    def _look(self) -> None:
+        """Somebody may have removed the file, or emptied it. Once per batch: every call of the system gives up the
+        interpreter's lock, and getting it back takes longer than writing a thousand lines."""
+        if self._file is None:
+            return
         mine = os.fstat(self._file)
         self._size = mine.st_size
         try:
             there = self.path.stat()
         except FileNotFoundError:
-            return False
-        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+            self.close()
+            return
+        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            self.close()
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -150,19 +158,27 @@ class _LogFile:
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._file).st_size
 
-    def _write_some(self, rows: list[bytes]) -> int:
+    def _write_some(self, rows: list[str]) -> int:
         """Write rows until the file is full (at least one); how many. Raises OSError when not even one got in."""
-        room, count = self._max_size - self._size, 0
-        while count < len(rows) and (room > 0 or count == 0):
-            room -= len(rows[count])
-            count += 1
+        content = "".join(rows).encode()
+        if len(content) > self._max_size - self._size:
+            rows = self._fitting(rows)
+            content = "".join(rows).encode()
         try:
-            self._write(b"".join(rows[:count]))
+            self._write(content)
         except _Short as short:
             if not short.whole_lines:
                 raise
             return short.whole_lines
-        return count
+        return len(rows)
+
+    def _fitting(self, rows: list[str]) -> list[str]:
+        """As many as fill the file, at least one."""
+        room, count = self._max_size - self._size, 0
+        while count < len(rows) and (room > 0 or count == 0):
+            room -= len(rows[count].encode())
+            count += 1
+        return rows[:count]
 
     def _write(self, content: bytes) -> None:
         """Raises _Short when only a part got in; no half line stays in the file."""
@@ -185,12 +201,13 @@ class _Short(OSError):
         self.whole_lines = whole_lines
 
 
-def _rows(lines: list[Line]) -> list[bytes]:
+def _rows(lines: list[Line]) -> list[str]:
+    """As they are in the file. Many lines share a moment, and nearly all of the cost is in writing it down."""
     rows, at, moment = [], -1.0, ""
     for line in lines:
         if line.at != at:
             at, moment = line.at, stamp(line.at)
-        rows.append(f"{moment} [{line.generation}] {line.text}\n".encode())
+        rows.append(f"{moment} [{line.generation}] {line.text}\n")
     return rows
 
 
