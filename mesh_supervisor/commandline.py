@@ -11,16 +11,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from posixpath import basename, dirname, isabs, join, normpath, splitext
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mesh_supervisor.imports import Entry
 from mesh_supervisor.source import read_source
+
+Place = Literal["project", "elsewhere"]
 
 
 class Surroundings(Protocol):
     """What a command line is read against; all paths absolute."""
 
     def is_file(self, path: str) -> bool: ...
+
+    def real_path(self, path: str) -> str:
+        """Where a link leads; the path itself if it is none."""
 
     def is_python_script(self, path: str) -> bool:
         """A file with Python in its first line (``#!``)."""
@@ -31,8 +36,8 @@ class Surroundings(Protocol):
     def which(self, name: str) -> str | None:
         """The program that PATH gives for this name; None: not there (yet)."""
 
-    def has_module(self, name: str, front: tuple[str, ...]) -> bool:
-        """A module of the project, with these folders first on the path."""
+    def place_of(self, module: str, front: tuple[str, ...]) -> Place | None:
+        """Whose module this is, with these folders first on the path; None: nobody's (yet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ def read_command(argv: tuple[str, ...], directory: str, around: Surroundings) ->
         return installed
     script = line.place(line.words[0])
     if _is_python_file(line.words[0], script, around):
-        return _script(script, line)
+        return _script(script, line, around)
     program = around.which(line.words[0])
     python = program is None or around.is_python_script(program)
     return Started(None, python=python, directory=line.directory)
@@ -228,15 +233,15 @@ def _python(line: _Line, around: Surroundings) -> Started:
         return Started(None, directory=line.directory)
     # What `ps` shows of an installed command: python …/bin/NAME.
     installed = _console(replace(line, words=tuple(words)), around) if "/bin/" in words[0] else None
-    started = installed or _script(line.place(words[0]), line, safe=safe)
+    started = installed or _script(line.place(words[0]), line, around, safe=safe)
     return replace(started, ignores_pythonpath=isolated)
 
 
 def _python_m(module: str, line: _Line, safe: bool, around: Surroundings) -> Started:
     front = () if safe else (line.directory,)
-    if around.has_module(module, front):
-        return Started(Entry(module=module, front=front), directory=line.directory)
-    return _launched(module.partition(".")[0], line, around, front, Entry(module=module, front=front))
+    if around.place_of(module, front) == "elsewhere":
+        return _launched(module.partition(".")[0], line, around, front)
+    return Started(Entry(module=module, front=front), directory=line.directory)
 
 
 def _python_c(code: str, line: _Line, safe: bool) -> Started:
@@ -244,8 +249,13 @@ def _python_c(code: str, line: _Line, safe: bool) -> Started:
     return Started(Entry(code=source, front=() if safe else (line.directory,)), directory=line.directory)
 
 
-def _script(path: str, line: _Line, *, safe: bool = False) -> Started:
-    return Started(Entry(script=path, front=() if safe else (dirname(path),)), directory=line.directory)
+def _script(path: str, line: _Line, around: Surroundings, *, safe: bool = False) -> Started:
+    """Python puts the folder of the real file first. A folder (or an archive) is run by its ``__main__.py``."""
+    if around.is_file(join(path, "__main__.py")):
+        path, front = join(path, "__main__.py"), path
+    else:
+        front = dirname(around.real_path(path))
+    return Started(Entry(script=path, front=() if safe else (front,)), directory=line.directory)
 
 
 # ---- console scripts and launchers ---------------------------------------------------------------------------------
@@ -257,12 +267,12 @@ def _console(line: _Line, around: Surroundings) -> Started | None:
     if target is None:
         return None
     module = target.partition(":")[0].strip()
-    if around.has_module(module, ()):
-        return Started(Entry(imported=(module,)), directory=line.directory)
-    return _launched(module.partition(".")[0], line.rest(), around, (), None)
+    if around.place_of(module, ()) == "elsewhere":
+        return _launched(module.partition(".")[0], line.rest(), around, ())
+    return Started(Entry(imported=(module,)), directory=line.directory)
 
 
-def _launched(tool: str, line: _Line, around: Surroundings, front: tuple[str, ...], otherwise: Entry | None) -> Started:
+def _launched(tool: str, line: _Line, around: Surroundings, front: tuple[str, ...]) -> Started:
     """A program of somebody else's that is told what to load. ``front``: what its start puts first on the path."""
     loaded = _Loaded(tool, line, around)
     script, modules = loaded.script, tuple(dict.fromkeys(loaded.modules))
@@ -314,7 +324,7 @@ class _Loaded:
         file = self._line.place(re.split(r"\.py[:@]", word)[0] + (".py" if re.search(r"\.py[:@]", word) else ""))
         if file.endswith(".py") and self._around.is_file(file):
             self._take_file(file)
-        elif self._may_be_module(word, named) and self._around.has_module(word, tuple(self.folders)):
+        elif self._may_be_module(word, named) and self._around.place_of(word, tuple(self.folders)) == "project":
             self.modules.append(word)
 
     def _may_be_module(self, word: str, named: bool) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from mesh_supervisor.commandline import Started, read_command
+from mesh_supervisor.commandline import Place, Started, read_command
 from mesh_supervisor.host.interpreter import (
     Broken,
     Environment,
@@ -32,9 +32,10 @@ from mesh_supervisor.host.interpreter import (
 )
 from mesh_supervisor.host.sources import Disk, Look
 from mesh_supervisor.impact import Glob, Inputs, globs_of
-from mesh_supervisor.imports import Closure, Entry, Finder, Gone, Search, Step, closure
+from mesh_supervisor.imports import Closure, Entry, Finder, Gone, Search, Step
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
 
+_UNKNOWN = "no known inputs before it runs: its program is not found, or not installed yet"
 MOST_MATCHED = 10_000
 """Files that one agent's globs and folders may hold; beyond that the rest is left out, and said."""
 
@@ -55,7 +56,7 @@ class InputFinder:
         self._root, self._ignore, self._shell = root, ignore, shell
         self._more_roots = tuple(more_roots)
         self._interpreters = Interpreters(shell)
-        self._disk = Disk.fresh()
+        self._disk = Disk()
 
     # ---- the interpreter ---------------------------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ class InputFinder:
     def _find(self, spec: AgentSpec, environment: Environment | None) -> Inputs:
         with self._disk.lock:
             look = Look(self._disk)
-            program = _Program(spec, environment, look, self._roots_of(spec, environment), self._shell)
+            program = _Program(spec, environment, self._disk, look, self._roots_of(spec, environment), self._shell)
             inputs = self._with_globs(spec, program.inputs())
         ignored = frozenset(path for path in inputs.paths if self._ignore.user_ignored(path))
         return replace(inputs, ignored=ignored)
@@ -234,11 +235,13 @@ class _Program:
         self,
         spec: AgentSpec,
         environment: Environment | None,
+        disk: Disk,
         look: Look,
         roots: tuple[str, ...],
         shell: Mapping[str, str],
     ) -> None:
-        self._spec, self._environment, self._look, self._roots = spec, environment, look, roots
+        self._spec, self._environment, self._roots = spec, environment, roots
+        self._disk, self._look = disk, look
         self._environ = {**shell, **spec.environment}
         self._directory = str(spec.directory)
         self._declared = declared_scripts(spec.directory)
@@ -251,25 +254,19 @@ class _Program:
         third_party = frozenset({started.tool} if started.tool else ())
         if not started.python or started.tool:
             return self._of_directory(started, third_party)
-        return Inputs(known=False, warning="no known inputs before it runs", third_party=third_party)
+        return Inputs(known=False, warning=_UNKNOWN, third_party=third_party)
 
     def _started(self) -> Started:
         match self._spec.command:
             case Script(path):
-                folder = path.parent
-                if path.is_symlink():
-                    folder = Path(os.path.realpath(path)).parent
-                front = () if self._environ.get("PYTHONSAFEPATH") else (str(folder),)
-                return Started(Entry(script=str(path), front=front), directory=self._directory)
+                return read_command((*self._python_words(), str(path)), self._directory, self)
             case Module(name):
-                front = () if self._environ.get("PYTHONSAFEPATH") else (self._directory,)
-                return (
-                    read_command(("python", "-m", name, *self._spec.args), self._directory, self)
-                    if front
-                    else (Started(Entry(module=name), directory=self._directory))
-                )
+                return read_command((*self._python_words(), "-m", name, *self._spec.args), self._directory, self)
             case CommandLine(argv):
                 return read_command((*argv, *self._spec.args), self._directory, self)
+
+    def _python_words(self) -> tuple[str, ...]:
+        return ("python", "-P") if self._environ.get("PYTHONSAFEPATH") else ("python",)
 
     def _of_directory(self, started: Started, third_party: frozenset[str]) -> Inputs:
         folder = Path(started.directory)
@@ -278,15 +275,18 @@ class _Program:
 
     def _of_entry(self, started: Started, entry: Entry) -> Inputs:
         search = self._search(started)
-        found = closure(entry, search, self._look)
+        found = self._disk.closure(self._spec.name, entry, search, self._look)
+        files = {**self._existing(found), **_behind_links(found)}
         outside = [f"imports from {folder}, which is below no root: add it to watch.roots" for folder in found.outside]
         return Inputs(
-            files={**self._existing(found), **_behind_links(found)},
+            files=files,
             missing={**found.missing, **_absent(found, self._look)},
             folders=found.folders,
             third_party=found.third_party,
             gone=found.gone,
             notes=(*sorted(outside), *found.notes),
+            known=bool(files),
+            warning=None if files else _UNKNOWN,
         )
 
     def _existing(self, found: Closure) -> dict[Path, Step]:
@@ -323,6 +323,9 @@ class _Program:
 
     # -- Surroundings
 
+    def real_path(self, path: str) -> str:
+        return os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
+
     def is_file(self, path: str) -> bool:
         return self._look.is_file(path)
 
@@ -344,10 +347,12 @@ class _Program:
             path = f"{self._environment.python.parent}{os.pathsep}{path}"
         return shutil.which(os.path.join(self._directory, name) if "/" in name else name, path=path)  # noqa: PTH118
 
-    def has_module(self, name: str, front: tuple[str, ...]) -> bool:
+    def place_of(self, module: str, front: tuple[str, ...]) -> Place | None:
         search = self._search(Started(None, directory=self._directory))
-        spot = Finder(replace(search, path=(*front, *search.path)), self._look).find(name)
-        return spot is not None and spot.ours and (spot.file is not None or "." in name or spot.inside is not None)
+        spot = Finder(replace(search, path=(*front, *search.path)), self._look).find(module)
+        if spot is None:
+            return None
+        return "project" if spot.ours else "elsewhere"
 
 
 def _absent(found: Closure, look: Look) -> dict[Path, Path | None]:

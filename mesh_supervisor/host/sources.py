@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from stat import S_ISDIR, S_ISREG
 
+from mesh_supervisor.imports import Closure, Entry, Search, closure
 from mesh_supervisor.source import Source, merge_broken, read_source
 
 _RACY = 2_000_000_000
@@ -33,17 +34,39 @@ class _Kept:
     last_good: Source | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Questions and their answers: what a closure depends on."""
+
+    folders: Mapping[str, Mapping[str, bool]]
+    sources: Mapping[str, Source | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptClosure:
+    entry: Entry
+    search: Search
+    asked: Asked
+    closure: Closure
+
+
 @dataclass(slots=True)
 class Disk:
     """Shared by all agents. ``lock``: one look at a time; the work is CPU, two threads would only be slower."""
 
-    folders: dict[str, tuple[int, Mapping[str, bool]]]
-    files: dict[str, _Kept]
-    lock: threading.Lock
+    folders: dict[str, tuple[int, Mapping[str, bool]]] = field(default_factory=dict)
+    files: dict[str, _Kept] = field(default_factory=dict)
+    closures: dict[str, _KeptClosure] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @classmethod
-    def fresh(cls) -> Disk:
-        return cls({}, {}, threading.Lock())
+    def closure(self, agent: str, entry: Entry, search: Search, look: Look) -> Closure:
+        """The closure of one agent's program, the one of last time if nothing that it was read from has changed."""
+        kept = self.closures.get(agent)
+        if kept is not None and kept.entry == entry and kept.search == search and look.agrees(kept.asked):
+            return kept.closure
+        found = closure(entry, search, look)
+        self.closures[agent] = _KeptClosure(entry, search, look.asked, found)
+        return found
 
 
 class Look:
@@ -65,10 +88,23 @@ class Look:
         return self._sources[file]
 
     def is_file(self, file: str) -> bool:
+        if self._sources.get(file) is not None:
+            return True
         try:
             return S_ISREG(os.stat(file).st_mode)  # noqa: PTH116 (called for every word of a command line)
         except (OSError, ValueError):
             return False
+
+    @property
+    def asked(self) -> Asked:
+        """Everything that was asked of this look so far, with the answers."""
+        return Asked(self._folders, self._sources)
+
+    def agrees(self, asked: Asked) -> bool:
+        """Would all those questions be answered the same now?"""
+        return all(self.names(folder) == names for folder, names in asked.folders.items()) and all(
+            self.source(file) is source for file, source in asked.sources.items()
+        )
 
     def _list(self, folder: str) -> Mapping[str, bool]:
         try:
