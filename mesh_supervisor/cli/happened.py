@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mesh_supervisor.cli.logs import prefix_colour
 from mesh_supervisor.cli.moments import local_time, parse_since
 from mesh_supervisor.cli.table import aligned
 from mesh_supervisor.cli.terminal import DIM, GREEN, RED, YELLOW, painted, show, show_json, talk, width
@@ -117,5 +118,6 @@ def _print_event(event: Event, as_json: bool) -> None:
     if as_json:
         line = json.dumps(event.to_json(), ensure_ascii=False)
     else:
-        line = f"{painted(local_time(event.at), DIM)}  {event.kind:<16}  {one_line(event.text)}"
+        who = painted(f"{event.agent or 'meshsup':<12}", prefix_colour(event.agent or "meshsup"))
+        line = f"{painted(local_time(event.at), DIM)}  {who}  {event.kind:<16}  {one_line(event.text)}"
     print(line, flush=True)

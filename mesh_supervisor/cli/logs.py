@@ -151,10 +151,15 @@ def _as_json(row: Row) -> str:
 def _as_text(row: Row, widest: int) -> str:
     """``planner  | text``, the prefix in the agent's own colour; the text's own colours only on a terminal."""
     prefix = f"{row['agent']:<{widest}} |"
-    coloured = painted(prefix, PREFIXES[sum(row["agent"].encode()) % len(PREFIXES)])
+    coloured = painted(prefix, prefix_colour(row["agent"]))
     if coloured != prefix and "styled" in row:
         return f"{coloured} {row['styled']}\x1b[0m"
     return f"{coloured} {row['text']}"
+
+
+def prefix_colour(agent: str) -> str:
+    """The same for an agent wherever its name stands in front of a line."""
+    return PREFIXES[sum(agent.encode()) % len(PREFIXES)]
 
 
 def follow(client: Client, agents: Sequence[str]) -> None:

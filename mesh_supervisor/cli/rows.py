@@ -11,8 +11,7 @@ from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, paint, p
 from mesh_supervisor.cli.words import counted, duration, one_line, percent, size
 from mesh_supervisor.control.messages import AgentView, Snapshot
 
-HEADER = ("NAME", "STATE", "PID", "PORT", "GEN", "UPTIME", "RESTARTS", "CPU", "MEM", "REGISTERED")
-WIDE = ("INPUTS", "INTERPRETER", "COMMAND", "DIRECTORY")
+HEADER = ("NAME", "STATE", "PID", "PORT", "GEN", "UPTIME", "RESTARTS", "CPU", "MEM", "REGISTERED", "LAST")
 STATE = 1
 NUMBERS = (2, 3, 4, 6, 7, 8)
 
@@ -39,23 +38,21 @@ class Row:
 
 
 def processes(views: Sequence[AgentView], *, wide: bool = False) -> list[str]:
-    """The table, with a header also when there is no agent.
+    """The table, with a header also when there is no agent; ``wide``: all that is known, in lines below each row.
 
     A state's detail stands behind the state where the terminal has room for it, else in full below its row.
     """
-    header = (*HEADER, *(WIDE if wide else ()), "LAST")
-    rows = [_row(view, wide) for view in views]
+    rows = [Row(_cells(view), _all_known(view) if wide else ()) for view in views]
     columns = width()
-    if columns is not None and not _fits(header, rows, columns):
+    if columns is not None and not _fits(rows, columns):
         rows = [_with_detail_below(row, view) for row, view in zip(rows, views, strict=True)]
-    return _printed(header, rows, columns)
+    return _printed(rows, columns)
 
 
-def _row(view: AgentView, wide: bool) -> Row:
-    state = f"{view.state} ({one_line(view.detail)})" if view.detail else view.state
-    cells = (
+def _cells(view: AgentView) -> tuple[str, ...]:
+    return (
         view.name,
-        state,
+        f"{view.state} ({one_line(view.detail)})" if view.detail else view.state,
         _or_dash(view.pid),
         _or_dash(view.port),
         _or_dash(view.generation or None),
@@ -64,29 +61,27 @@ def _row(view: AgentView, wide: bool) -> Row:
         percent(view.cpu),
         size(view.memory),
         view.registered,
+        one_line(view.last),
     )
-    if not wide:
-        return Row((*cells, one_line(view.last)))
-    more = (_inputs(view), view.interpreter or "-", one_line(view.command), view.directory)
-    return Row((*cells, *more, one_line(view.last)), _all_known(view))
-
-
-def _inputs(view: AgentView) -> str:
-    return str(view.inputs) if view.watched else f"{view.inputs} (not watched)"
 
 
 def _all_known(view: AgentView) -> tuple[str, ...]:
-    """What `-o wide` says below a row; a detail that says it already is not repeated."""
-    said = [f"failure: {view.failure}" if view.failure and view.failure not in view.detail else ""]
+    """What `-o wide` says below a row; what the detail says already is not repeated."""
+    said = [f"runs {view.command} in {view.directory}"]
+    said += [f"python {view.interpreter}" if view.interpreter else ""]
+    said += [
+        counted(view.inputs, "input") + ("" if view.watched else ", not watched") if view.kind != "registry" else ""
+    ]
+    said += [f"failure: {view.failure}" if view.failure and view.failure not in view.detail else ""]
     said += [f"reload rejected: {view.rejection}" if view.rejection and view.rejection not in view.detail else ""]
     said += [f"retries in {view.retry_in:.1f} s" if view.retry_in is not None and "retry" not in view.detail else ""]
     said += [f"warning: {warning}" for warning in view.warnings]
     return tuple(one_line(text) for text in said if text)
 
 
-def _fits(header: tuple[str, ...], rows: Sequence[Row], columns: int) -> bool:
+def _fits(rows: Sequence[Row], columns: int) -> bool:
     """Whether all but LAST fits side by side, and something of LAST."""
-    wide = widths([header, *(row.cells for row in rows)])
+    wide = widths([HEADER, *(row.cells for row in rows)])
     return sum(wide[:-1]) + 2 * (len(wide) - 1) + min(wide[-1], 16) <= columns
 
 
@@ -96,9 +91,9 @@ def _with_detail_below(row: Row, view: AgentView) -> Row:
     return Row((row.cells[0], view.state, *row.cells[2:]), (one_line(view.detail), *row.below))
 
 
-def _printed(header: tuple[str, ...], rows: Sequence[Row], columns: int | None) -> list[str]:
+def _printed(rows: Sequence[Row], columns: int | None) -> list[str]:
     lines = aligned(
-        [header, *(row.cells for row in rows)],
+        [HEADER, *(row.cells for row in rows)],
         width=columns,
         right=NUMBERS,
         paint={STATE: _state, 9: _registered},
@@ -110,17 +105,14 @@ def _printed(header: tuple[str, ...], rows: Sequence[Row], columns: int | None) 
 
 
 def _below(row: Row, columns: int | None) -> list[str]:
-    indent = "    "
     wrapped: list[str] = []
     for text in row.below:
-        wrapped += textwrap.wrap(
-            text,
-            columns or 10_000,
-            initial_indent=indent + "└ ",
-            subsequent_indent=indent + "  ",
-            break_on_hyphens=False,
+        mark = "    └ " if not wrapped else "      "
+        lines = textwrap.wrap(
+            text, columns or 10_000, initial_indent=mark, subsequent_indent="        ", break_on_hyphens=False
         )
-    return [painted(line, YELLOW) for line in wrapped]
+        wrapped += lines
+    return wrapped
 
 
 def _state(text: str) -> str:

@@ -141,4 +141,7 @@ def execute(ctx: typer.Context, agent: OneAgent, command: Program) -> None:
     """Run a command with an agent's interpreter, folder, environment."""
     from mesh_supervisor.cli import alone
 
-    alone.execute(place_of(ctx), agent, command)
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise UsageError(f"nothing to run; write `meshsup exec {agent} -- CMD`")
+    alone.execute(place_of(ctx), agent, words)

@@ -104,7 +104,7 @@ def test_no_history_is_said(meshsup: Command) -> None:
 def test_events_of_the_past_when_nothing_runs(meshsup: Command, root: Path) -> None:
     write_events(root, *(Event(AT + n, "ready", "planner", f"ready {n}") for n in range(30)))
     lines = meshsup("events").out.splitlines()
-    assert (len(lines), lines[-1]) == (10, "2026-11-21 01:44:05  ready             ready 29")
+    assert (len(lines), lines[-1]) == (10, "2026-11-21 01:44:05  planner       ready             ready 29")
     assert json.loads(meshsup("events", "-n", "1", "--json").out)["text"] == "ready 29"
     assert meshsup("events", "--kind", "exited").out == ""
 
