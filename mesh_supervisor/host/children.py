@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Child:
         self.mark = mark
         self.exit: Exit | None = None
         self._ended: asyncio.Future[None] | None = None
+        self._stops: list[asyncio.Event] = []
         self._pidfd = _open_pidfd(pid)
         living[pid] = self
 
@@ -58,6 +59,22 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.pid, number)
 
+    @contextlib.contextmanager
+    def being_stopped(self) -> Iterator[None]:
+        """While this lasts, what the first process leaves is still in its grace: `left_alone` waits for the end."""
+        over = asyncio.Event()
+        self._stops.append(over)
+        try:
+            yield
+        finally:
+            self._stops.remove(over)
+            over.set()
+
+    async def left_alone(self) -> None:
+        """Returns when nobody is stopping it (any more)."""
+        while self._stops:
+            await self._stops[0].wait()
+
     def close(self) -> None:
         """Give back the descriptor. Of a child that still runs, the exit is not collected here any more."""
         self._stop_watching()
@@ -74,7 +91,8 @@ class Child:
         return self._ended
 
     def _collect(self) -> None:
-        assert self._pidfd is not None
+        if sys.platform != "linux" or self._pidfd is None:
+            return
         try:
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:

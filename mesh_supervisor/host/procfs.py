@@ -70,6 +70,14 @@ def look(pid: int) -> Process | None:
     )
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether it has a handler for that signal."""
+    for line in read(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
 def everything() -> dict[int, Process]:
     """All processes that can be seen: about 15 µs each."""
     if sys.platform != "linux":
@@ -99,7 +107,7 @@ def descendants(pid: int, *, but_not_below: Iterable[int] = ()) -> Iterator[Proc
         return
     waiting = [pid]
     while waiting:
-        for child in children(waiting.pop()) or ():
+        for child in reversed(children(waiting.pop()) or ()):  # the newest first: zombies wait at the front
             if child not in closed and (found := look(child)) is not None:
                 closed.add(child)
                 waiting.append(child)

@@ -95,5 +95,7 @@ def _foreign_zombies() -> list[procfs.Process]:
 
 
 def _reap(pid: int) -> None:
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(ChildProcessError):  # a sweep was quicker
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)

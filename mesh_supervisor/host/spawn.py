@@ -21,7 +21,7 @@ from ..lifecycle import Exit
 from . import procfs
 from .children import Child, Program, living
 from .reaper import Reaper, adopts_orphans, become_subreaper
-from .sweep import MARK, Swept, remains, remains_anywhere, seize, sweep_all, sweep_owner, tag_of
+from .sweep import MARK, Swept, orphans, remains, remains_anywhere, seize, sweep_all, sweep_owner, tag_of
 
 __all__ = [
     "MARK",
@@ -135,18 +135,19 @@ async def stop(child: Child, signal_number: int, grace: float) -> Exit:
     """Signal, SIGCONT with it, at most ``grace`` seconds, SIGKILL; returns when the child is reaped.
 
     The grace is for its whole session: ``sh -c "server; true"`` dies of SIGTERM at once, but the server in it may still
-    have requests to finish. What left the session is for `sweep`, which the caller asks for next.
+    have requests to finish. What left the session is for `sweep`, which waits for the end of a stop.
     """
-    try:
-        async with asyncio.timeout(grace):
-            told_all = _tell(child, signal_number)
-            await child.wait()
-            await _see_off(child, None if told_all else signal_number)
-    except TimeoutError:
-        child.send(signal.SIGKILL)
-        for process in _companions(child):
-            _signal_one(process, signal.SIGKILL)
-    return await child.wait()
+    with child.being_stopped():
+        try:
+            async with asyncio.timeout(grace):
+                told_all = _tell(child, signal_number)
+                await child.wait()
+                await _see_off(child, None if told_all else signal_number)
+        except TimeoutError:
+            child.send(signal.SIGKILL)
+            for process in _companions(child):
+                _signal_one(process, signal.SIGKILL)
+        return await child.wait()
 
 
 def _tell(child: Child, number: int) -> bool:
@@ -156,7 +157,7 @@ def _tell(child: Child, number: int) -> bool:
     workers of a process pool must not die before the requests that need them. Everything else dies of it, or is a
     shell, which keeps it from its children: there each of them is told.
     """
-    alone = _catches(child.pid, number) and not _is_shell(child.pid)
+    alone = procfs.catches(child.pid, number) and not _is_shell(child.pid)
     if alone:
         child.send(number, group=False)
     else:
@@ -183,6 +184,8 @@ def _companions(child: Child) -> list[procfs.Process]:
     """The other processes in the session of ``child``, alive; orphans among them."""
     if sys.platform != "linux":
         return []
+    if living.get(child.pid, child) is not child:
+        return []  # its pid is another one's by now, so its session has ended
     if adopts_orphans():
         found = procfs.descendants(os.getpid(), but_not_below=set(living) - {child.pid})
     else:
@@ -191,6 +194,8 @@ def _companions(child: Child) -> list[procfs.Process]:
 
 
 def _signal_one(process: procfs.Process, number: int) -> None:
+    if sys.platform != "linux":
+        return
     with contextlib.suppress(OSError):  # gone, not ours to signal, or out of descriptors: the sweep is still to come
         pidfd = seize(process)
         if pidfd is not None:
@@ -215,13 +220,6 @@ async def _end_of(process: procfs.Process) -> None:
         os.close(pidfd)
 
 
-def _catches(pid: int, number: int) -> bool:
-    for line in procfs.read(f"/proc/{pid}/status").splitlines():
-        if line.startswith(b"SigCgt:"):
-            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False
-
-
 def _is_shell(pid: int) -> bool:
     process = procfs.look(pid)
     return process is not None and process.name in _SHELLS
@@ -231,14 +229,18 @@ async def sweep(mark: str, leader: Child | None = None) -> list[Swept]:
     """Kill whatever is left of the instance ``mark`` whose first process has ended, and of what ran beside it under a
     longer mark; returns what there was, when it is gone. Other instances and their trees are never looked at.
 
-    ``leader``, its first process, makes known its session. Nearly free when nothing remained, which is the rule.
+    ``leader``, its first process, makes known its session; while it is being stopped, what it left keeps its grace and
+    the sweep waits. Nearly free when nothing remained, which is the rule.
     """
+    if leader is not None:
+        await leader.left_alone()
     pid = leader.pid if leader is not None and leader.exit is not None and leader.pid not in living else None
 
-    def find() -> list[procfs.Process]:
-        return (remains if adopts_orphans() else remains_anywhere)(mark, pid, frozenset(living))
-
-    return await asyncio.to_thread(sweep_all, find) if find() else []
+    if not adopts_orphans() or procfs.children(os.getpid()) is None:
+        return await asyncio.to_thread(sweep_all, lambda: remains_anywhere(mark, pid, frozenset(living)))
+    if not orphans(living):
+        return []
+    return await asyncio.to_thread(sweep_all, lambda: remains(mark, pid, frozenset(living)))
 
 
 # ---- looking -----------------------------------------------------------------------------------------------------

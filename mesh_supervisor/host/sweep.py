@@ -29,7 +29,6 @@ MARK = "MESHSUP_INSTANCE"
 _PARTS = 3
 _RLIMIT_LOCKS = 10
 _PATIENCE = 5.0  # seconds; only a process that hangs in the kernel needs more to die of SIGKILL
-_ROUNDS = 100
 _PASSES = 5  # of looking at all processes, about 10 ms each; on a busy machine something always forks
 
 
@@ -125,17 +124,18 @@ def remains(mark: str, leader: int | None, apart: Iterable[int]) -> list[Process
     ``apart``: pids of first processes of the instances that live; they and what is below them is not looked at.
     """
     apart = frozenset(apart)
-    for _ in range(_ROUNDS):
-        before = _orphans(apart)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        before = orphans(apart)
         found = with_offspring(descendants(os.getpid(), but_not_below=apart), of_instance(mark, leader))
         # One that forks and exits all the time may have moved on from pid to pid while we looked.
-        if found or _orphans(apart) <= before:
-            break
-    return found
+        if found or orphans(apart) <= before or time.monotonic() > deadline:
+            return found
 
 
-def _orphans(apart: frozenset[int]) -> set[int]:
-    return set(children(os.getpid()) or ()) - apart
+def orphans(apart: Iterable[int]) -> set[int]:
+    """Children of this process but ``apart``, zombies too: those that came to us and those that are no instances."""
+    return set(children(os.getpid()) or ()).difference(apart)
 
 
 def remains_anywhere(mark: str, leader: int | None, apart: Iterable[int]) -> list[Process]:
@@ -185,6 +185,8 @@ def _all_but(apart: Iterable[int]) -> list[Process]:
 
 def seize(process: Process) -> int | None:
     """A pidfd of exactly this process; None if it has ended. OSError (EMFILE, no pidfds here) is the caller's."""
+    if sys.platform != "linux":
+        return None
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -200,9 +202,9 @@ def sweep_all(find: Callable[[], list[Process]]) -> list[Swept]:
     """Kill what ``find`` finds, until it finds nothing (or only what cannot be killed). Blocks a few milliseconds."""
     outcomes: dict[tuple[int, int], Swept] = {}
     deadline = time.monotonic() + _PATIENCE
-    for _ in range(_ROUNDS):
+    while time.monotonic() < deadline:
         found = [one for one in find() if outcomes.get((one.pid, one.started), _UNKNOWN).killed]
-        if not found or time.monotonic() > deadline:
+        if not found:
             break
         for process, killed in _kill(found, deadline):
             outcomes[process.pid, process.started] = Swept(process.pid, process.name, killed)
@@ -253,6 +255,8 @@ def _gone(process: Process, pidfd: int | None, deadline: float) -> bool:
         while _still(process) and time.monotonic() < deadline:
             time.sleep(0.005)
         return not _still(process)
+    if sys.platform != "linux":
+        return True  # there are no pidfds
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):

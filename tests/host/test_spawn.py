@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -206,8 +207,8 @@ SUPERVISOR_WITHOUT_GUARDIAN = """
 import sys, time
 from pathlib import Path
 from mesh_supervisor.host.spawn import Program, spawn
-child = spawn(Program(("sleep", "600"), {"PATH": sys.argv[2]}, Path("/")), output=2, mark=sys.argv[1])
-print(child.pid)
+argv = ("sh", "-c", "echo $$; exec sleep 600")
+spawn(Program(argv, {"PATH": sys.argv[2]}, Path("/")), output=1, mark=sys.argv[1])
 time.sleep(600)
 """
 
@@ -217,6 +218,24 @@ def test_an_instance_dies_with_its_supervisor(stage: Stage) -> None:
     assert supervisor.stdout is not None
     with held(int(supervisor.stdout.readline())) as instance:
         supervisor.kill()
+        assert ended(instance)
+
+
+SUPERVISOR_THAT_DIES_WHILE_IT_STARTS_ONE = """
+import os, sys
+from pathlib import Path
+from mesh_supervisor.host.spawn import Program, spawn
+child = spawn(Program(("sleep", "600"), {"PATH": sys.argv[2]}, Path("/")), output=2, mark=sys.argv[1])
+os.write(1, b"%d" % child.pid)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_an_instance_dies_with_a_supervisor_that_is_killed_while_it_starts(stage: Stage) -> None:
+    supervisor = stage.other(SUPERVISOR_THAT_DIES_WHILE_IT_STARTS_ONE, stage.mark("agent"), PLAIN["PATH"])
+    assert supervisor.stdout is not None
+    pid = int(supervisor.stdout.read())
+    with contextlib.suppress(ProcessLookupError), held(pid) as instance:
         assert ended(instance)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mesh_supervisor.host.spawn import Child, stop, sweep
+from mesh_supervisor.host import procfs
+from mesh_supervisor.host.procfs import catches
+from mesh_supervisor.host.spawn import Child, Swept, stop, sweep
 from mesh_supervisor.lifecycle import Exit
 
 from .stage import PATIENCE, PLAIN, Actor, Stage, alive, ended, held, python
@@ -100,6 +102,58 @@ def test_one_that_has_only_just_been_spawned(stage: Stage, number: signal.Signal
         return await actor.rest()
 
     assert asyncio.run(scenario()) == b"", "the helper shows no traceback"
+
+
+def test_sigint_while_the_helper_starts_shows_no_traceback(stage: Stage) -> None:
+    async def scenario() -> bytes:
+        actor = stage.start(("sleep", "600"))
+
+        def python_has_its_handler_or_is_gone() -> bool:
+            process = procfs.look(actor.child.pid)
+            return catches(actor.child.pid, signal.SIGINT) or process is None or process.name == "sleep"
+
+        while not python_has_its_handler_or_is_gone():
+            pass  # a window of some milliseconds
+        assert await stop_in_time(actor.child, signal.SIGINT) == Exit(None, signal.SIGINT)
+        return await actor.rest()
+
+    for _ in range(5):
+        assert asyncio.run(scenario()) == b""
+
+
+def test_a_sweep_waits_for_the_end_of_a_stop(stage: Stage, subreaper: None) -> None:
+    """Whoever waits for the exit sweeps at once; a shell exits at once."""
+    script = stage.directory / "polite.py"
+    script.write_text(POLITE)
+
+    async def swept_after_exit(child: Child) -> list[Swept]:
+        await child.wait()
+        return await sweep(child.mark, child)
+
+    async def scenario() -> None:
+        actor = stage.start(("sh", "-c", f"{sys.executable} -S {script}; true"))
+        await ready(actor)
+        _, swept = await asyncio.gather(stop_in_time(actor.child), swept_after_exit(actor.child))
+        assert swept == []
+        assert await actor.line() == "finished what was accepted 1"
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_that_is_hurried_kills_what_the_first_one_waits_for(stage: Stage, subreaper: None) -> None:
+    script = stage.directory / "deaf.py"
+    script.write_text(DEAF)
+
+    async def scenario() -> None:
+        actor = stage.start(("sh", "-c", f"{sys.executable} -S {script}; true"))
+        await ready(actor)
+        patient = asyncio.create_task(stop_in_time(actor.child))
+        await actor.child.wait()
+        await stop(actor.child, signal.SIGKILL, 0)
+        assert await patient == Exit(None, signal.SIGTERM)
+        assert await actor.rest() == b""
+
+    asyncio.run(scenario())
 
 
 def test_one_that_has_ended_already(stage: Stage) -> None:
