@@ -399,15 +399,15 @@ def test_a_symlinked_root_is_reported_as_it_was_given_and_followed_when_it_turns
 def test_a_symlinked_root_keeps_its_ignore_rules(tmp_path: Path) -> None:
     async def test() -> None:
         real, root = tmp_path / "real", tmp_path / "link"
-        written(real / ".gitignore", "out/\n")
-        written(real / "out/f.txt")
-        written(real / "node_modules/deep/f.js")
+        written(real / ".gitignore", "/out/\n")
+        for name in ("out", "node_modules", "drafts/old"):
+            written(real / name / "deep/f.py")
         root.symlink_to(real)
-        async with watching(root, state_dir=root / ".mesh") as seen:
-            written(real / "out/f.txt", "changed")
-            written(real / ".mesh/logs/agent.log")
+        async with watching(root, patterns=["drafts/old"], state_dir=root / "state") as seen:
+            for name in ("out", "drafts/old", "state/logs"):
+                written(real / name / "deep/f.py", "changed")
             assert await seen.settled() == set()
-            assert seen.watched == {tmp_path, real}
+            assert seen.watched == {tmp_path, real, real / "drafts"}
 
     run(test)
 
