@@ -456,7 +456,8 @@ class _Walk:
         self, name: str, wanted: str, spot: Spot, source: Source | None, visit: _Visit, found: Import
     ) -> None:
         """``from name import wanted``: an attribute of the module if it has one, else a submodule."""
-        if source is not None and wanted in source.firmly_bound:
+        inside_itself = spot.file == visit.file  # where the name may be bound by this very import
+        if source is not None and wanted in source.firmly_bound and not inside_itself:
             return
         full = f"{name}.{wanted}"
         if spot.inside is not None:

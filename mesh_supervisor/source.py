@@ -269,8 +269,11 @@ class _Reader:
         names = tuple(alias.name for alias in node.names)
         if STAR in names:
             self._dynamic = True
+        # In a package ``from . import x`` loads its submodule x, unless x is bound by something else before.
+        own_parts = node.level == 1 and not node.module and self._file.endswith("/__init__.py")
         for alias in node.names:
-            self._bind(alias.asname or alias.name, scope)
+            if not own_parts or (alias.asname or alias.name) != alias.name:
+                self._bind(alias.asname or alias.name, scope)
         self._add(Import(node.module or "", node.level, names, node.lineno), scope)
 
     def _add(self, found: Import, scope: _Scope) -> None:
