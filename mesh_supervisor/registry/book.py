@@ -193,7 +193,7 @@ class Book:
         for agent in known:
             if self.seats[agent].record.announced:
                 self._renew(self.seats[agent], ttl, now, wall)
-        return known, [agent for agent in ids if agent not in known]
+        return known, sorted(set(ids) - set(known))
 
     def issue(self, ids: Iterable[Issued]) -> None:
         """Learn whose instances will register with these ids; those already here get their owner."""

@@ -8,9 +8,8 @@ the highest tag score, the highest version, the lowest agent id.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from mesh_supervisor.registry.records import Dependency, Record, Tool, fingerprint
 from mesh_supervisor.registry.versions import order, satisfies
@@ -25,18 +24,19 @@ class Candidate:
 
     record: Record
     tool: Tool
+    tags: frozenset[str]
     entry: str
     mark: str
 
     @classmethod
     def of(cls, record: Record, tool: Tool) -> Candidate:
         entry = _available_entry(record, tool)
-        return cls(record, tool, entry, fingerprint(entry))
+        return cls(record, tool, frozenset(tool.tags), entry, fingerprint(entry))
 
     @property
-    def agent(self) -> tuple[str, str] | None:
-        """Whose generations compete; None for one that no supervisor vouches for."""
-        return (self.record.owner, self.record.agent) if self.record.owner else None
+    def agent(self) -> tuple[str, str]:
+        """Whose generations compete; one that no supervisor vouches for competes with nobody."""
+        return (self.record.owner, self.record.agent) if self.record.owner else ("", self.record.id)
 
 
 def _available_entry(record: Record, tool: Tool) -> str:
@@ -89,43 +89,40 @@ def _group_score(group: Iterable[str], there: frozenset[str]) -> int | None:
     return best
 
 
-def grade(candidate: Candidate, wanted: Dependency) -> tuple[int, Any] | None:
-    """Score and version of a candidate that fits (more is better), None for one that does not."""
+Grade = tuple[int, tuple[object, ...]]
+"""Score and version of a candidate; more is better."""
+
+
+def grade(candidate: Candidate, wanted: Dependency) -> Grade | None:
+    """None for one that does not fit."""
     tool = candidate.tool
-    if tool.capability != wanted.capability:
+    if tool.capability != wanted.capability or not satisfies(tool.version, wanted.version):
         return None
-    score = tag_score(tool.tags, wanted.tags, wanted.groups) if wanted.tags or wanted.groups else 0
-    if score is None or not satisfies(tool.version, wanted.version):
-        return None
-    return score, order(tool.version)
+    score = tag_score(candidate.tags, wanted.tags, wanted.groups) if wanted.tags or wanted.groups else 0
+    return None if score is None else (score, order(tool.version))
 
 
 def better(one: Candidate, other: Candidate | None, wanted: Dependency) -> bool:
-    """Whether ``one``, of another agent than ``other``, is to be chosen instead of it (``other`` fits)."""
+    """Whether ``one`` is to be chosen instead of ``other``, who fits and is another agent."""
     mine = grade(one, wanted)
     if mine is None or other is None:
         return mine is not None
     theirs = grade(other, wanted)
-    if theirs is None or mine != theirs:
-        return theirs is None or mine > theirs
-    return one.record.id < other.record.id
+    return theirs is None or _before(mine, one, theirs, other)
+
+
+def _before(mine: Grade, one: Candidate, theirs: Grade, other: Candidate) -> bool:
+    return mine > theirs if mine != theirs else one.record.id < other.record.id
 
 
 def choose(wanted: Dependency, candidates: Iterable[Candidate]) -> Candidate | None:
     """The provider for ``wanted``, None when nobody fits."""
-    best: Candidate | None = None
-    for candidate in newest([one for one in candidates if grade(one, wanted) is not None]):
-        if better(candidate, best, wanted):
-            best = candidate
-    return best
-
-
-def newest(candidates: list[Candidate]) -> Iterator[Candidate]:
-    """Without those of which a later generation of the same agent is among the candidates."""
+    fitting = [(found, one) for one in candidates if (found := grade(one, wanted)) is not None]
     latest: dict[tuple[str, str], int] = {}
-    for candidate in candidates:
-        if candidate.agent:
-            latest[candidate.agent] = max(latest.get(candidate.agent, 0), candidate.record.generation)
-    for candidate in candidates:
-        if candidate.agent is None or candidate.record.generation == latest[candidate.agent]:
-            yield candidate
+    for _, one in fitting:
+        latest[one.agent] = max(latest.get(one.agent, 0), one.record.generation)
+    best: tuple[Grade, Candidate] | None = None
+    for found, one in fitting:
+        if one.record.generation == latest[one.agent] and (best is None or _before(found, one, *best)):
+            best = found, one
+    return best[1] if best else None

@@ -372,8 +372,8 @@ class HostGuard:
     """Refuses requests that a browser was tricked into: those for a host that is not us, and those of a web page.
 
     An IP address cannot be rebound by DNS, so on a public address (containers, port forwarding: one cannot know the
-    address that clients use) every address is right; on loopback only loopback is. ``names`` are allowed besides
-    ``localhost``.
+    address that clients use) every address is right; on loopback only loopback is. ``names`` (this machine's, and
+    what was allowed) are right besides ``localhost``.
     """
 
     app: ASGIApp
@@ -482,7 +482,7 @@ async def run(sock: socket.socket, store: Path | None, allowed: Collection[str],
     registry = Registry(Store(store))
     registry.load()
     address = ipaddress.ip_address(sock.getsockname()[0])
-    names = frozenset(_host_name(name) for name in allowed)
+    names = frozenset(_host_name(name) for name in (*allowed, socket.gethostname()))
     app = registry.app(lambda inner: HostGuard(inner, names, address.is_loopback))
     keeper, clock = asyncio.create_task(registry.keep_store()), asyncio.create_task(registry.keep_time())
     try:
