@@ -393,8 +393,11 @@ def advance(agent: Agent, event: Event, now: float, policy: Policy) -> Step:
             return _promote(agent, generation, now, policy)
         case SpawnFailed(generation, text, luck):
             return _without_process(agent, generation, text, now, policy, luck)
-        case StartTimedOut(generation, text, luck) | NotLive(generation, text, luck):
+        case StartTimedOut(generation, text, luck):
             return _bury(agent, generation, text, now, policy, luck)
+        case NotLive(generation, text, luck):
+            after, effects = _bury(agent, generation, text, now, policy, luck)
+            return after, [Report("not-live", text, generation), *effects] if effects else []
         case Exited():
             return _exited(agent, event, now, policy)
 

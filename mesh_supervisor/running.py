@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mesh_supervisor import __version__
 from mesh_supervisor.applying import Applying, config_files
@@ -70,8 +70,6 @@ async def run(place: Place, options: UpOptions) -> int:
     mesh = reader()
     state = StateDir.open(mesh.state_dir)
     state.lock()
-    address = control_socket(mesh.state_dir)
-    listener = control.listen(address)
     try:
         become_subreaper()
         # What a killed supervisor left holds our ports. By mark and tag, so never a stranger.
@@ -80,12 +78,10 @@ async def run(place: Place, options: UpOptions) -> int:
             if left:
                 outputs.hub.say(f"killed what an earlier run left: {', '.join(f'{s.name} ({s.pid})' for s in left)}")
             try:
-                return await _run_mesh(mesh, state, options, reader, listener, outputs)
+                return await _run_mesh(mesh, state, options, reader, outputs)
             except BaseExceptionGroup as group:
                 raise _confessed(group, state) from None
     finally:
-        listener.close()
-        control.withdraw(address)
         state.unlock()
 
 
@@ -127,36 +123,39 @@ def _console(mesh: MeshSpec) -> Console:
     return Console(1, json_lines=mesh.mode is Mode.PROD, names=["meshsup", "registry", *mesh.agents])
 
 
-async def _run_mesh(
-    mesh: MeshSpec,
-    state: StateDir,
-    options: UpOptions,
-    reader: Reader,
-    listener: socket.socket,
-    outputs: Outputs,
-) -> int:
+async def _run_mesh(mesh: MeshSpec, state: StateDir, options: UpOptions, reader: Reader, outputs: Outputs) -> int:
     supervisor = Supervisor(mesh, state, outputs)
     supervisor.selection.config_files = config_files(mesh)
     commands = Commands(supervisor, Applying(supervisor, reader))
     names = commands.known(options.agents)
-    stop_control = asyncio.Event()
     reaper, guardian = Reaper(), Guardian(state.owner, report=state.path / "swept.log", say=supervisor.say)
     reaper.install()
     try:
-        guardian.start()
-        with _signals(supervisor, reader):
-            _greet(supervisor)
-            server = asyncio.create_task(control.serve(commands, listener, stop=stop_control))
-            try:
+        # The socket last: whoever finds it finds somebody who answers, not a supervisor that cannot start.
+        async with _answering(commands, control_socket(mesh.state_dir)):
+            guardian.start()
+            with _signals(supervisor, reader):
+                _greet(supervisor)
                 code = await supervisor.run(names, options.profiles)
-            finally:
-                stop_control.set()
-                await server
         supervisor.say("stopped")
         return INTERRUPTED if supervisor.interrupted else code
     finally:
         await guardian.close()
         reaper.close()
+
+
+@contextlib.asynccontextmanager
+async def _answering(commands: Commands, address: Path) -> AsyncIterator[None]:
+    """The control socket, until the mesh is down; requests that are under way then (`down`) are finished."""
+    listener = control.listen(address)
+    stop = asyncio.Event()
+    server = asyncio.create_task(control.serve(commands, listener, stop=stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await server
+        control.withdraw(address)
 
 
 def _greet(supervisor: Supervisor) -> None:

@@ -610,6 +610,7 @@ _KINDS: Mapping[str, EventKind] = {
     "crashed": EventKind.CRASHED,
     "crashloop": EventKind.CRASHLOOP,
     "failed": EventKind.FAILED,
+    "not-live": EventKind.NOT_LIVE,
     "done": EventKind.EXITED,
     "stopped": EventKind.STOPPED,
     "reload-started": EventKind.RELOAD_STARTED,

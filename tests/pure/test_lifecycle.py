@@ -275,7 +275,7 @@ def test_an_instance_that_is_not_ready_in_time_goes_and_counts_as_a_crash() -> N
 
 def test_one_that_is_not_live_is_withdrawn_stopped_and_started_again() -> None:
     story = running().tell(life.NotLive(1, "503"))
-    assert [type(e) for e in story.effects][:2] == [life.Withdraw, life.Stop]
+    assert [type(e) for e in story.effects][:3] == [life.Report, life.Withdraw, life.Stop]
     assert story.gone(1).agent.incoming is not None
 
 
