@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     EXITED = "exited"
     CRASHED = "crashed"
     CRASHLOOP = "crashloop"
+    NOT_LIVE = "not-live"
     FAILED = "failed"
     STOPPED = "stopped"
     RELOAD_STARTED = "reload-started"
