@@ -259,11 +259,11 @@ class Mesh:
         return {name: view.pid for name, view in self.agents().items()}
 
     def wait_ready(self, *names: str, timeout: float = 40.0) -> dict[str, AgentView]:
-        """Until these agents (none named: all) are ready, and registered where they are to be."""
+        """Until these agents (none named: all that are wanted) are ready, and registered where they are to be."""
 
         def look() -> dict[str, AgentView]:
             views = self.agents()
-            for name in names or views:
+            for name in names or [name for name, view in views.items() if view.wanted]:
                 view = views[name]
                 assert (view.state == "ready" and view.registered != "no") or view.state == "done", (
                     f"{name}: {view.state} ({view.detail}), registered: {view.registered}; {view.failure}"
@@ -372,6 +372,8 @@ class Mesh:
         try:
             if any(alive(pid) for pid in self.processes()):
                 self.run("down", timeout=60)
+            for foreground in self._foregrounds:  # those that `down` does not know of: `registry serve`, a log
+                foreground.process.terminate()
             self.nothing_remains()
         finally:
             for pid in self.processes():

@@ -37,7 +37,7 @@ BAD = {
     "a bad name": ("[agents.Big_Agent]\ncommand = 'a.py'", ["Big_Agent"]),
     "a reserved name": ("[agents.registry]\ncommand = 'a.py'", ["registry", "reserved"]),
     "a missing script": ("[agents.a]\ncommand = 'missing.py'", ["agents.a.command", "missing.py"]),
-    "a command line as a string": ("[agents.a]\ncommand = 'python a.py'", ["agents.a.command", '["python", "a.py"]']),
+    "a command line as a string": ("[agents.a]\ncommand = 'uv run a'", ["agents.a.command", '["uv", "run", "a"]']),
     "a missing interpreter": ("[agents.a]\ncommand = 'a.py'\npython = 'no/python'", ["agents.a.python", "no/python"]),
     "a missing directory": ("[agents.a]\ncommand = 'a.py'\ndirectory = 'nowhere'", ["agents.a.directory", "nowhere"]),
     "a missing env_file": ("[agents.a]\ncommand = 'a.py'\nenv_file = 'no.env'", ["agents.a.env_file", "no.env"]),
@@ -129,6 +129,7 @@ def running() -> Iterator[Mesh]:
 
 def restore(mesh: Mesh) -> None:
     mesh.config(mesh.table("one") + mesh.table("two"))
+    mesh.ok("apply")
     wait_for(lambda: set(mesh.agents()) == {"one", "two"} and mesh.snapshot().config_error is None)
     mesh.wait_ready()
 
@@ -166,19 +167,17 @@ def test_an_invalid_change_keeps_the_last_valid_one_and_says_why(running: Mesh) 
     assert running.pids() == before
 
 
-def test_apply_dry_run_prints_the_difference_and_does_nothing(running: Mesh) -> None:
-    restore(running)
-    before = running.pids()
-    running.ok("watch", "disable")
-    running.config(running.table("one", "env = { TOKEN = 'swordfish' }") + running.table("two"))
-    said = running.ok("apply", "--dry-run")
+def test_apply_dry_run_prints_the_difference_and_does_nothing(mesh: Mesh) -> None:
+    mesh.serving("one", "two")
+    mesh.up("--no-watch")
+    before = mesh.pids()
+    mesh.config(mesh.table("one", "env = { TOKEN = 'swordfish' }") + mesh.table("two"))
+    said = mesh.ok("apply", "--dry-run")
     assert "one" in said and "env" in said and "swordfish" not in said
-    assert running.pids() == before
-    running.ok("apply")
-    running.wait_ready()
-    assert running.agent("one").pid != before["one"] and running.agent("two").pid == before["two"]
-    running.ok("watch", "enable")
-    restore(running)
+    assert mesh.pids() == before
+    mesh.ok("apply")
+    mesh.wait_ready()
+    assert mesh.agent("one").pid != before["one"] and mesh.agent("two").pid == before["two"]
 
 
 def test_an_env_file_is_an_input(running: Mesh) -> None:
