@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mesh_supervisor.cli.asking import Agents, Force, Json, Timeout, client_of, complete_agents, tell
+from mesh_supervisor.cli.help import Verb
 from mesh_supervisor.errors import UsageError
 from mesh_supervisor.locate import absolute
 
@@ -42,7 +43,7 @@ def restart(
 Targets = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[AGENT|PATH]...", help="Names, globs, or files: what `why FILE` names.", autocompletion=complete_agents
+        metavar="AGENT|PATH", help="Names, globs, or files: what `why FILE` names.", autocompletion=complete_agents
     ),
 ]
 
@@ -83,21 +84,27 @@ def apply(
 watch = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is watched; switch it on and off.")
 
 
-@watch.command()
+@watch.command(cls=Verb)
 def status(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
     """What is watched, how, and why not."""
     _command(ctx, "watch-status", agents, 10.0, as_json)
 
 
-@watch.command()
+@watch.command(cls=Verb)
 def enable(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
-    """Let saves reload these agents again (none named: all), and reload what changed meanwhile. Remembered."""
+    """Let saves reload these agents again. None named: all.
+
+    What has changed meanwhile is reloaded now. Remembered.
+    """
     _command(ctx, "watch-enable", agents, None, as_json)
 
 
-@watch.command()
+@watch.command(cls=Verb)
 def disable(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
-    """Let no save reload these agents (none named: all). Remembered, and said at every `up`."""
+    """Let no save reload these agents. None named: all.
+
+    Remembered, and said at every `up`.
+    """
     _command(ctx, "watch-disable", agents, None, as_json)
 
 

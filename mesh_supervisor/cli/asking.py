@@ -57,7 +57,7 @@ def complete_agents(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 Agents = Annotated[
-    list[str] | None, typer.Argument(metavar="[AGENT]...", help="Names or globs.", autocompletion=complete_agents)
+    list[str] | None, typer.Argument(metavar="AGENT", help="Names or globs.", autocompletion=complete_agents)
 ]
 OneAgent = Annotated[str, typer.Argument(metavar="AGENT", help="Its name.", autocompletion=complete_agents)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from mesh_supervisor.cli.logs import prefix_colour
 from mesh_supervisor.cli.moments import local_time, parse_since
-from mesh_supervisor.cli.table import aligned
+from mesh_supervisor.cli.table import aligned, indented, widths
 from mesh_supervisor.cli.terminal import DIM, GREEN, RED, YELLOW, painted, show, show_json, talk, width
 from mesh_supervisor.cli.words import one_line
 from mesh_supervisor.control.client import Client
@@ -40,23 +40,25 @@ def _reload_json(event: Event, reload: Reload) -> dict[str, Any]:
 
 
 def _reload_lines(ends: Sequence[tuple[Event, Reload]]) -> list[str]:
+    """A row per reload, its phases below it; the reason in the row where the terminal has room for it, else below."""
     header = ("AT", "AGENT", "OUTCOME", "TOOK", "GEN", "WHY")
-    rows = [
-        (
-            local_time(event.at),
-            event.agent or "-",
-            reload.outcome,
-            _took(reload.total_ms),
-            str(reload.generation),
-            _why(reload),
-        )
-        for event, reload in ends
-    ]
-    lines = aligned([header, *rows], width=width(), right=(3, 4), paint={2: _outcome})
+    rows = [_reload_cells(event, reload) for event, reload in ends]
+    columns = width()
+    lines = aligned([header, *rows], right=(3, 4), paint={2: _outcome})
+    below = columns is not None and sum(widths([header, *rows])) + 2 * (len(header) - 1) > columns
+    if below:
+        lines = aligned([header[:-1], *(row[:-1] for row in rows)], right=(3, 4), paint={2: _outcome})
     printed = [lines[0]]
-    for (_, reload), line in zip(ends, lines[1:], strict=True):
-        printed += [line, *([painted(f"    {_phases(reload)}", DIM)] if reload.phases_ms else [])]
+    for (_, reload), row, line in zip(ends, rows, lines[1:], strict=True):
+        more = [row[-1]] if below else []
+        more += [_phases(reload)] if reload.phases_ms else []
+        printed += [line, *indented(more, columns)]
     return printed
+
+
+def _reload_cells(event: Event, reload: Reload) -> tuple[str, ...]:
+    at, agent, took = local_time(event.at), event.agent or "-", _took(reload.total_ms)
+    return (at, agent, reload.outcome, took, str(reload.generation), _why(reload))
 
 
 def _outcome(text: str) -> str:
@@ -65,7 +67,7 @@ def _outcome(text: str) -> str:
 
 def _why(reload: Reload) -> str:
     reason = reload.reason or reload.trigger
-    return one_line(f"{reload.error} ({reason})" if reload.error else reason)
+    return one_line(f"{reload.error} ({reason})" if reload.error and reload.error != reason else reason)
 
 
 def _phases(reload: Reload) -> str:

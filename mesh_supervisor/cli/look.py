@@ -100,7 +100,7 @@ def events(
 
 def why(
     ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Also one that does not exist (any more).")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Also one that does not exist (any more).")],
     as_json: Json = False,
 ) -> None:
     """Which agents a change of FILE would reload, and by which chain."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mesh_supervisor.cli.asking import client_of
+from mesh_supervisor.cli.help import Verb
 from mesh_supervisor.cli.terminal import show, show_json
 from mesh_supervisor.errors import RegistryError, UsageError
 
@@ -18,10 +19,10 @@ FRAMEWORK = "__"
 LARGEST = 64 * 1024 * 1024
 
 
-@registry.command()
+@registry.command(cls=Verb)
 def serve(
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="0: any free one.")] = 8000,
     store: Annotated[Path | None, typer.Option("--store", metavar="FILE", help="Keep records there (SQLite).")] = None,
     allow: Annotated[
         list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A name that clients may use; repeatable.")
@@ -36,7 +37,7 @@ def serve(
     raise typer.Exit(main(argv))
 
 
-@registry.command("list")
+@registry.command("list", cls=Verb)
 def list_agents(
     ctx: typer.Context,
     url: Annotated[

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mesh_supervisor.cli.table import aligned, widths
+from mesh_supervisor.cli.table import aligned, indented, widths
 from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, paint, painted, width
 from mesh_supervisor.cli.words import counted, duration, one_line, percent, size
 from mesh_supervisor.control.messages import AgentView, Snapshot
@@ -74,7 +73,7 @@ def _all_known(view: AgentView) -> tuple[str, ...]:
     ]
     said += [f"failure: {view.failure}" if view.failure and view.failure not in view.detail else ""]
     said += [f"reload rejected: {view.rejection}" if view.rejection and view.rejection not in view.detail else ""]
-    said += [f"retries in {view.retry_in:.1f} s" if view.retry_in is not None and "retry" not in view.detail else ""]
+    said += [f"retries in {view.retry_in:.1f} s" if view.retry_in is not None and "next try" not in view.detail else ""]
     said += [f"warning: {warning}" for warning in view.warnings]
     return tuple(one_line(text) for text in said if text)
 
@@ -100,19 +99,8 @@ def _printed(rows: Sequence[Row], columns: int | None) -> list[str]:
     )
     printed = [lines[0]]
     for row, line in zip(rows, lines[1:], strict=True):
-        printed += [line, *_below(row, columns)]
+        printed += [line, *indented(row.below, columns)]
     return printed
-
-
-def _below(row: Row, columns: int | None) -> list[str]:
-    wrapped: list[str] = []
-    for text in row.below:
-        mark = "    └ " if not wrapped else "      "
-        lines = textwrap.wrap(
-            text, columns or 10_000, initial_indent=mark, subsequent_indent="        ", break_on_hyphens=False
-        )
-        wrapped += lines
-    return wrapped
 
 
 def _state(text: str) -> str:

@@ -6,6 +6,7 @@ anyway. Cells are plain text; colours are put around them after they were aligne
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
@@ -94,3 +95,16 @@ def _last(text: str, natural: int, room: int | None) -> str | None:
     if room is None or natural <= room:
         return text
     return cut(text, room) if room >= SHORTEST_LAST else None
+
+
+def indented(texts: Sequence[str], width: int | None) -> list[str]:
+    """What stands below a row, in full: wrapped to ``width`` where there is one."""
+    lines: list[str] = []
+    for text in texts:
+        mark = "      " if lines else "    └ "
+        lines += [mark + text] if width is None else _wrapped(mark, text, width)
+    return lines
+
+
+def _wrapped(mark: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=mark, subsequent_indent="        ", break_on_hyphens=False)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mesh_supervisor.cli.asking import Agents, Timeout, client_of, complete_agents, place_of
+from mesh_supervisor.cli.asking import Agents, OneAgent, Timeout, client_of, place_of
 from mesh_supervisor.cli.terminal import complain, show, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import UsageError, WaitTimedOut
 from mesh_supervisor.locate import Place, mode_in
-from mesh_supervisor.options import UpOptions
-from mesh_supervisor.spec import Mode
+
+if TYPE_CHECKING:
+    # Only `up` needs them; `ps`, which shares this module's import, is to be quick.
+    from mesh_supervisor.options import UpOptions
+    from mesh_supervisor.spec import Mode
 
 
 def up(
@@ -23,9 +26,7 @@ def up(
     detach: Annotated[
         bool, typer.Option("-d", "--detach", help="In the background; return once it can be asked.")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="With -d: return when all are ready; 1 when one cannot be.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Like -d, but return when all are ready.")] = False,
     timeout: Timeout = None,
     watch: Annotated[
         bool | None, typer.Option("--watch/--no-watch", help="Reload on save or not, whatever mesh.toml says.")
@@ -50,6 +51,8 @@ def up(
     if client.running():
         _join(client, agents or [], profiles or [], stay=not (detach or wait))
     else:
+        from mesh_supervisor.options import UpOptions
+
         mode, reason = _mode(place, prod)
         options = UpOptions(
             agents=tuple(agents or ()),
@@ -71,6 +74,7 @@ def up(
 def _mode(place: Place, prod: bool | None) -> tuple[Mode, str]:
     """Decided here, before anything detaches: the terminal and PID 1 are this process's."""
     from mesh_supervisor.config import choose_mode
+    from mesh_supervisor.spec import Mode
 
     return choose_mode(
         None if prod is None else Mode.PROD if prod else Mode.DEV,
@@ -121,10 +125,7 @@ def down(ctx: typer.Context, timeout: Timeout = None) -> None:
         raise typer.Exit(answer.exit_code or 1)
 
 
-Program = Annotated[
-    list[str], typer.Argument(metavar="CMD [ARG]...", help="What to run; write -- before it when it has options.")
-]
-OneAgent = Annotated[str, typer.Argument(metavar="AGENT", autocompletion=complete_agents)]
+Program = Annotated[list[str], typer.Argument(metavar="CMD", help="What to run, with its arguments.")]
 
 
 def run(ctx: typer.Context, agent: OneAgent) -> None:

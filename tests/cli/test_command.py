@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor import __version__
-from mesh_supervisor.cli.main import GROUPS, app
+from mesh_supervisor.cli.help import GROUPS
+from mesh_supervisor.cli.main import app
 from mesh_supervisor.control.messages import Answer, Outcome
 from mesh_supervisor.errors import UnknownAgent
 from mesh_supervisor.host.lines import Line

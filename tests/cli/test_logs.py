@@ -89,7 +89,7 @@ def test_history_with_phases(meshsup: Command, root: Path) -> None:
     assert lines[0].split() == ["AT", "AGENT", "OUTCOME", "TOOK", "GEN", "WHY"]
     assert lines[1].split("  ")[0] == "2026-11-21 01:43:36"
     assert lines[1].endswith("common/llm.py ← agents/planner.py (import)")
-    assert lines[2] == "    check 12ms · stop 80ms · start 310ms"
+    assert lines[2] == "    └ check 12ms · stop 80ms · start 310ms"
     assert lines[3].endswith("NameError: name 'x' … agents/planner.py:12 (agents/planner.py)")
     newest = json.loads(meshsup("history", "-n", "1", "--json").out)
     assert [(row["agent"], row["outcome"], row["generation"]) for row in newest] == [("planner", "rejected", 8)]

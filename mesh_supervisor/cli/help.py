@@ -1,0 +1,81 @@
+"""How `--help` reads: plain text in 80 columns, the verbs in groups, the same in a pipe."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from mesh_supervisor.cli.terminal import BOLD, painted
+
+ABOUT = """\
+meshsup runs a mesh of agents: one registry, one process per agent,
+and an edit restarts exactly the agents that it affects."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Run": ("up", "down", "run", "exec"),
+    "Look": ("ps", "logs", "history", "events", "why"),
+    "Act": ("start", "stop", "restart", "reload", "apply", "watch"),
+    "Write": ("init", "check", "schema"),
+    "More": ("registry", "completion", "version"),
+}
+
+OPTIONS = (
+    ("-f, --file FILE", "the mesh.toml to use; else $MESHSUP_FILE, or upward"),
+    ("-C, --directory DIR", "look for it from there"),
+    ("-h, --help, --version", ""),
+)
+
+EXAMPLES = (
+    ("meshsup init && meshsup up", "write a mesh.toml, and run it"),
+    ("meshsup up -d --wait", "in the background, until all are ready"),
+    ("meshsup ps -o wide", "everything that is known about each agent"),
+    ("meshsup logs -f --since 5m planner", "what planner wrote, and goes on writing"),
+    ("meshsup why common/llm.py", "whom an edit of that file would reload"),
+    ("meshsup exec planner -- pytest -x", "in planner's interpreter and environment"),
+)
+
+EXIT_CODES = """\
+Exit codes: 0 ok · 1 failed · 2 usage or configuration · 3 not running
+            4 unknown agent · 124 wait timed out · 130 Ctrl-C"""
+
+NOISE = re.compile(r" <(?:list\[\w+\]|str)>|  \[(?:x>=0|required)\]|\[required\]")
+"""What typer adds for programmers: types, and limits that go without saying."""
+ARGUMENT = re.compile(r"^  ([A-Z|]+) {2,}", re.MULTILINE)
+BRACED = re.compile(r"\{([A-Z|]+)\}")
+
+
+class Verb(TyperCommand):
+    """One verb; its help is for people who type it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        text = BRACED.sub(r"\1", NOISE.sub("", formatter.getvalue()))
+        text = ARGUMENT.sub(lambda found: f"  {found[1]:<12}", text)
+        formatter.buffer[:] = [line.rstrip() + "\n" for line in text.splitlines()]
+
+
+class Verbs(TyperGroup):
+    """All verbs; its help is for people who look for one."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(ABOUT + "\n\nUsage: meshsup [-f FILE] [-C DIR] VERB [ARGUMENT]...\n")
+        for title, names in GROUPS.items():
+            _section(formatter, title, [(name, self._line(ctx, name)) for name in names], 12)
+        _section(formatter, "Options, before the verb", OPTIONS, 23)
+        _section(formatter, "Examples", EXAMPLES, 36)
+        formatter.write(f"\n`meshsup VERB --help` says more about each.\n{EXIT_CODES}\n")
+
+    def _line(self, ctx: Any, name: str) -> str:
+        """The first sentence of a verb's help, as a line of a list."""
+        command = self.get_command(ctx, name)
+        assert command is not None and command.help is not None, f"{name} needs a line of help"
+        sentence = command.help.partition("\n\n")[0].partition(". ")[0].removesuffix(".")
+        return sentence[0].lower() + sentence[1:]
+
+
+def _section(formatter: Any, title: str, rows: Any, indent: int) -> None:
+    formatter.write(f"\n{painted(title, BOLD)}\n")
+    for left, right in rows:
+        formatter.write(f"  {left:<{indent}}{right}".rstrip() + "\n")
