@@ -27,13 +27,15 @@ while True:
     signal.pause()
 """
 
+# signal.pause() would miss a signal that comes just before it.
 POLITE = """
-import os, signal, sys
+import os, signal, sys, time
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 print("ready", os.getpid(), flush=True)
 while not told:
-    signal.pause()
+    time.sleep(0.005)
+sys.stdin.read()
 print("finished what was accepted", len(told), flush=True)
 """
 
@@ -131,10 +133,17 @@ def test_a_sweep_waits_for_the_end_of_a_stop(stage: Stage, subreaper: None) -> N
         return await sweep(child.mark, child)
 
     async def scenario() -> None:
-        actor = stage.start(("sh", "-c", f"{sys.executable} -S {script}; true"))
+        reading, writing = os.pipe()
+        actor = stage.start(("sh", "-c", f"{sys.executable} -S {script}; true"), stdin=reading)
+        os.close(reading)
         await ready(actor)
-        _, swept = await asyncio.gather(stop_in_time(actor.child), swept_after_exit(actor.child))
-        assert swept == []
+        stopped = asyncio.create_task(stop_in_time(actor.child))
+        swept = asyncio.create_task(swept_after_exit(actor.child))
+        await actor.child.wait()
+        await asyncio.wait({swept}, timeout=0.2)  # long enough for a sweep that does not wait
+        os.close(writing)  # only now can it finish
+        assert await swept == []
+        assert await stopped == Exit(None, signal.SIGTERM)
         assert await actor.line() == "finished what was accepted 1"
 
     asyncio.run(scenario())
@@ -217,13 +226,13 @@ def test_a_program_in_a_shell_that_ignores_the_signal_is_killed(stage: Stage, su
 
 
 POOL = """
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, time
 worker = subprocess.Popen([sys.executable, "-S", "-u", "-c", "print(input())"], stdin=subprocess.PIPE, text=True)
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 print("ready", worker.pid, flush=True)
 while not told:
-    signal.pause()
+    time.sleep(0.005)
 worker.communicate("answer")
 sys.exit(worker.returncode)
 """
@@ -240,11 +249,11 @@ def test_a_program_that_catches_the_signal_keeps_its_workers_until_it_is_done(st
 
 
 LEAVES = """
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, time
 other = subprocess.Popen([sys.executable, "-S", "-u", "-c", {polite!r}])
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 while True:
-    signal.pause()
+    time.sleep(0.005)
 """
 
 

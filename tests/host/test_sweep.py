@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host import procfs
+from mesh_supervisor.host import sweep as sweeping
 from mesh_supervisor.host.reaper import Reaper
 from mesh_supervisor.host.spawn import Swept, spawn, sweep, tree, usage
 from mesh_supervisor.host.sweep import seize, sweep_all, sweep_owner, tag_of
@@ -157,6 +158,16 @@ def test_a_process_that_runs_away_by_forking_is_caught(stage: Stage, subreaper: 
 
     for n in range(5):  # it gets away from a single look now and then
         asyncio.run(scenario(f"a{n}"))
+
+
+def test_a_look_that_was_overtaken_by_a_fork_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    runaway = procfs.look(os.getpid())
+    assert runaway is not None
+    children = iter([{1}, {1, 2}, {1, 2}, {1, 2}])
+    looks = iter([[], [runaway]])
+    monkeypatch.setattr(sweeping, "orphans", lambda apart: next(children))
+    monkeypatch.setattr(sweeping, "descendants", lambda pid, but_not_below: next(looks))
+    assert sweeping.remains(stage.mark("agent"), runaway.session, ()) == [runaway]
 
 
 def test_sweeping_an_owner_takes_all_of_its_instances_and_no_other(stage: Stage, tmp_path: Path) -> None:
