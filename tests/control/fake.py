@@ -72,6 +72,7 @@ class FakeMesh:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.now = snapshot(place)
+        self.later: list[Snapshot] = []  # shown one after the other, before `now`
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Answer | Exception] = {}
         self.past_lines: list[Line] = []
@@ -83,7 +84,7 @@ class FakeMesh:
         self.left = threading.Event()  # a follower has gone
 
     def snapshot(self) -> Snapshot:
-        return self.now
+        return self.later.pop(0) if self.later else self.now
 
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Answer:
         self.asked.append((verb, dict(arguments)))

@@ -1,0 +1,190 @@
+"""`run`, `exec`, `check`, completion: what needs no supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import MESHSUP, Command, environment
+from tests.control.fake import VIEW, FakeMesh, snapshot
+
+REPORT = """
+import json, os, sys
+print(json.dumps({
+    "said": sys.stdin.read(), "cwd": os.getcwd(), "python": sys.executable, "argv": sys.argv[1:],
+    "environ": dict(os.environ), "group": os.getpgrp(),
+}))
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def planner(root: Path) -> Path:
+    """planner tells what it finds, and exits with 7."""
+    (root / "agents" / "planner.py").write_text(REPORT)
+    (root / "mesh.toml").write_text(
+        '[agents.planner]\ncommand = "agents/planner.py"\nargs = ["--fast"]\ndirectory = "agents"\nport = 18765\n'
+        'env = { MODEL = "small" }\n'
+    )
+    return root
+
+
+def test_run_becomes_the_agent(planner: Path, meshsup: Command) -> None:
+    mark = {"MESHSUP_INSTANCE": "someone/else/1", "PORT": "3000", "MODEL": "large"}
+    done = meshsup("run", "planner", stdin="over stdio", env=mark)
+    assert done.code == 7
+    report = json.loads(done.out)
+    assert (report["said"], report["cwd"], report["argv"]) == ("over stdio", str(planner / "agents"), ["--fast"])
+    told = report["environ"]
+    assert (told["PORT"], told["MODEL"], told["MESHSUP_GENERATION"]) == ("18765", "small", "0")
+    assert "MESHSUP_INSTANCE" not in told
+    assert Path(told["MESHSUP_STATE_DIR"]).is_dir()
+
+
+def test_exec_runs_anything_there(planner: Path, meshsup: Command) -> None:
+    done = meshsup("exec", "planner", "--", "sh", "-c", 'echo "$MODEL $PORT $PWD"; exit 3', "--version")
+    assert (done.code, done.out) == (3, f"small 18765 {planner}/agents\n")
+    assert meshsup("exec", "planner", "sh", "-c", "echo $0", "-x").out == "-x\n"
+    python = meshsup("exec", "planner", "python", "-c", "import sys; print(sys.prefix)").out
+    assert python == f"{sys.prefix}\n"
+
+
+def test_exec_finds_the_nearest_venv(planner: Path, meshsup: Command) -> None:
+    bin_dir = planner / "agents" / ".venv" / "bin"
+    bin_dir.mkdir(parents=True)
+    (bin_dir / "python").symlink_to(sys.executable)
+    (bin_dir / "tool").write_text("#!/bin/sh\necho the tool of $VIRTUAL_ENV\n")
+    (bin_dir / "tool").chmod(0o755)
+    assert meshsup("exec", "planner", "tool").out == f"the tool of {planner}/agents/.venv\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("exec", "planner", "--", "nonsuch"), 127, "nonsuch: no such command"),
+        (("exec", "planner", "--"), 2, "nothing to run"),
+        (("exec", "planer", "--", "true"), 4, "did you mean 'planner'?"),
+        (("run", "planer"), 4, "did you mean 'planner'?"),
+    ],
+)
+def test_what_cannot_be_run(planner: Path, meshsup: Command, words: tuple[str, ...], code: int, sentence: str) -> None:
+    done = meshsup(*words)
+    assert (done.code, done.out) == (code, "")
+    assert sentence in done.err
+
+
+def test_run_refuses_a_second_one(mesh: FakeMesh, meshsup: Command) -> None:
+    done = meshsup("run", "planner")
+    assert done.code == 1
+    assert "planner runs in the mesh already (pid 4242); `meshsup stop planner` first" in done.err
+    mesh.now = snapshot(mesh.place, replace(VIEW, state="stopped", pid=None, wanted=False))
+    assert meshsup("run", "planner").out == "planning\n"
+
+
+def test_run_keeps_the_terminal(planner: Path) -> None:
+    """The agent is in the terminal's foreground process group: a debugger can read from it."""
+    (planner / "agents" / "planner.py").write_text(
+        "import os, sys\nprint('in front:', os.tcgetpgrp(0) == os.getpgrp(), sys.stdin.isatty())\n"
+    )
+    assert pty.STDIN_FILENO == 0
+    script = "import pty,sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(MESHSUP), "run", "planner"],
+        cwd=planner,
+        env=environment(planner),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "in front: True True" in done.stdout
+
+
+def test_a_broken_pipe_ends_what_is_run(planner: Path) -> None:
+    """SIGPIPE is back to normal: Python's own ignoring of it must not be inherited."""
+    shell = f"{MESHSUP} exec planner -- yes | head -n 1"
+    done = subprocess.run(
+        shell,
+        shell=True,
+        cwd=planner,
+        env=environment(planner),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("y\n", "")
+
+
+# ---- check -------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_the_mesh_is(planner: Path, meshsup: Command) -> None:
+    done = meshsup("check")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0] == f"{planner}/mesh.toml is valid"
+    assert "1 agent, dev (the default), watching" in lines[1]
+    assert lines[2] == "registry: embedded, port 8000 or the next free one"
+    assert lines[-1].split()[:3] == ["planner", "18765", "2"]  # the script, and a .env that may come
+    assert lines[-1].endswith("agents/planner.py --fast (in agents)")
+
+
+def test_check_finds_all_mistakes_at_once(root: Path, meshsup: Command) -> None:
+    (root / "mesh.toml").write_text(
+        '[agents.planner]\ncommand = "gone.py"\nprot = 1\n\n[agents.Bad]\ncommand = "x.py"\n'
+    )
+    done = meshsup("check")
+    assert (done.code, done.out) == (2, "")
+    lines = done.err.splitlines()
+    assert len(lines) >= 3
+    assert all(line.startswith("mesh.toml") for line in lines)
+    assert "did you mean" in done.err
+
+
+def test_schema_is_a_json_schema(meshsup: Command) -> None:
+    assert "agents" in json.loads(meshsup("schema").out)["properties"]
+
+
+# ---- completion --------------------------------------------------------------------------------------------------
+
+
+def completed(meshsup: Command, *words: str) -> list[str]:
+    asked = {"_MESHSUP_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    return meshsup(env=asked).out.split()
+
+
+def test_verbs_and_agents_are_completed(meshsup: Command) -> None:
+    assert completed(meshsup, "meshsup", "rest") == ["restart"]
+    assert completed(meshsup, "meshsup", "restart", "pl") == ["planner"]
+    assert completed(meshsup, "meshsup", "watch", "en") == ["enable"]
+    assert completed(meshsup, "meshsup", "up", "--pro") == ["--profile", "--prod"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_for_shells(meshsup: Command, shell: str) -> None:
+    done = meshsup("completion", shell)
+    assert done.code == 0
+    assert "_MESHSUP_COMPLETE" in done.out
+
+
+def test_bash_accepts_the_script(meshsup: Command, root: Path) -> None:
+    shell = f'source <("{MESHSUP}" completion bash); complete -p meshsup'
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        cwd=root,
+        env={**environment(root), "PATH": f"{MESHSUP.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "_meshsup_completion meshsup" in done.stdout
