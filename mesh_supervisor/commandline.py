@@ -193,7 +193,7 @@ def _env(line: _Line) -> _Line:
 def _wrapped(line: _Line) -> _Line | None:
     own = _WRAPPERS[line.head]
     words = list(line.words[1:])
-    if line.head in _RUN_ONLY and "run" not in words[:1]:
+    if line.head in _RUN_ONLY and "run" not in words:
         return None
     while words and (own or words[0].startswith("-")):
         word = words.pop(0)
@@ -316,14 +316,13 @@ class _Loaded:
             previous = word
 
     def _take(self, word: str, *, named: bool) -> None:
+        file = self._line.place(re.sub(r"\.py[:@].*$", ".py", word))
         target = _TARGET.match(word)
-        if target:
-            # Also one that does not exist (yet): its files are what is missing.
-            self.modules.append(target[1])
-            return
-        file = self._line.place(re.split(r"\.py[:@]", word)[0] + (".py" if re.search(r"\.py[:@]", word) else ""))
         if file.endswith(".py") and self._around.is_file(file):
             self._take_file(file)
+        elif target:
+            # Also one that does not exist (yet): its files are what is missing.
+            self.modules.append(target[1])
         elif self._may_be_module(word, named) and self._around.place_of(word, tuple(self.folders)) == "project":
             self.modules.append(word)
 

@@ -99,6 +99,9 @@ class PathWords:
                 return self._value(node.func.value)
             if name == "joinpath":
                 return self._join([node.func.value, *node.args])
+            if name == "with_name" and len(node.args) == 1:
+                folder, last = self._up(self._value(node.func.value), 1), self._value(node.args[0])
+                return None if folder is None or last is None else join(folder, last)
         return None
 
     def _join(self, parts: list[ast.expr]) -> str | None:
