@@ -32,7 +32,7 @@ def detach(place: Place, options: UpOptions) -> None:
     if snapshot_pid is None:
         talk(*output.read_text(errors="replace").splitlines()[-TAIL:])
         raise typer.Exit(_exit_code(process.returncode))
-    talk(f"running in the background (pid {snapshot_pid}); see `meshsup ps`, `meshsup logs -f`, `meshsup down`")
+    talk(f"running in the background (pid {snapshot_pid}); `meshsup ps`, `logs -f`, `down`")
 
 
 def _output(place: Place) -> Path:
