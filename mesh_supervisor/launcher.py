@@ -22,7 +22,7 @@ from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.impact import Inputs
 from mesh_supervisor.lifecycle import Ended, Start
 from mesh_supervisor.selection import Selection
-from mesh_supervisor.spec import AgentSpec, MeshSpec, Register
+from mesh_supervisor.spec import AgentSpec, Kind, MeshSpec, Register
 
 
 class Interpreters(Protocol):
@@ -164,6 +164,7 @@ class AgentPreparation:
     inputs: Inputs = field(default_factory=Inputs)
     interpreter: Interpreter | None = None
     _warned: str | None = None
+    _said_unregistered: bool = False
 
     async def program(self, spec: AgentSpec, generation: int) -> Program:
         ground = self.ground
@@ -182,6 +183,7 @@ class AgentPreparation:
             virtual_env=found.virtual_env,
         )
         self._make_folder(Path(environ["MESHSUP_STATE_DIR"]))
+        self._say_unregistered(spec)
         return Program(ground.interpreters.argv_of(spec, found), environ, spec.directory)
 
     def enrolled(self, spec: AgentSpec, generation: int) -> Enrolled | None:
@@ -217,6 +219,14 @@ class AgentPreparation:
     def id_of(self, spec: AgentSpec, generation: int) -> str:
         shared = self.ground.mesh.registry.kind == "external"
         return environment.agent_id(spec.name, generation, self.ground.state.owner, shared=shared)
+
+    def _say_unregistered(self, spec: AgentSpec) -> None:
+        nobody = spec.register is Register.AUTO and self.registrar(spec) is Register.NEVER
+        if nobody and spec.kind is Kind.SERVICE and not self._said_unregistered:
+            self._said_unregistered = True
+            self.say(
+                'is not registered: it has no port and does not use the MCP Mesh SDK (register = "never" is quiet)'
+            )
 
     def _warn(self, warning: str | None) -> None:
         if warning is not None and warning != self._warned:

@@ -17,10 +17,14 @@ from typing import Protocol
 from mesh_supervisor import impact
 from mesh_supervisor.host.content import Fingerprints
 from mesh_supervisor.host.ignore import Ignore
+from mesh_supervisor.host.lines import sanitize
 from mesh_supervisor.impact import Inputs, Reason
 from mesh_supervisor.imports import Gone
 from mesh_supervisor.lifecycle import EditRejected, EditUndone, Event, InputsChanged
 from mesh_supervisor.spec import AgentSpec
+
+MOST_NAMED = 5
+"""Changed files that are named in one line; `git switch` changes hundreds."""
 
 Digests = Mapping[Path, str | None]
 
@@ -63,11 +67,13 @@ class Selection:
         post: Callable[[str, Event], None],
         configured: Callable[[], Awaitable[None]],
         inputs_changed: Callable[[], None],
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.agents: dict[str, Tracked] = {}
         self.config_files: frozenset[Path] = frozenset()
         self._root, self._finder, self._ignore = root, finder, ignore
         self._post, self._configured, self._inputs_changed = post, configured, inputs_changed
+        self._say = say
         self._fingerprints = Fingerprints()
         self._hashing = asyncio.Lock()  # Fingerprints are for one thread at a time
         self._batches: asyncio.Queue[frozenset[Path]] = asyncio.Queue()
@@ -148,9 +154,19 @@ class Selection:
             self._ignore.user_ignored,
             self._ignore.discovery_ignored,
         )
+        said: set[Path] = set()
         for agent, reason in concerned.items():
             if agent in self.agents:
-                await self._consider(agent, reason)
+                self._tell(await self._consider(agent, reason), said)
+
+    def _tell(self, changed: Collection[Path], said: set[Path]) -> None:
+        """``File changed: …``, once per batch and only of what really differs."""
+        new = [path for path in changed if path not in said]
+        said.update(new)
+        if new:
+            names = [str(p.relative_to(self._root)) if p.is_relative_to(self._root) else str(p) for p in new]
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            self._say(f"File changed: {', '.join(sanitize(name) for name in names[:MOST_NAMED])}{more}")
 
     async def catch_up(self, agent: str) -> None:
         """Watching was switched on again: what changed meanwhile counts."""
@@ -158,24 +174,26 @@ class Selection:
         path = next(iter(sorted(tracked.inputs.files)), self._root)
         await self._consider(agent, Reason(path, (path,), "import"), why="changed while its watching was off")
 
-    async def _consider(self, agent: str, reason: Reason, why: str = "") -> None:
+    async def _consider(self, agent: str, reason: Reason, why: str = "") -> Collection[Path]:
+        """Posts what the change means for one agent. Returns the paths whose content really differs."""
         tracked = self.agents[agent]
         if tracked.started_from is None:
-            return  # never started: it will be started from what is there then
+            return ()  # never started: it will be started from what is there then
         inputs, digests, changed = await self._compare(tracked)
         if not changed:
             self._learn(tracked, inputs)
             self._post(agent, EditUndone())
-            return
+            return ()
         broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated)
         if broken is not None:
             self._learn(tracked, _both(tracked.inputs, inputs))
             self._post(agent, EditRejected(broken))
-            return
+            return changed
         self._finder.forget_bytecode(changed)
         tracked.started_from = digests
         self._learn(tracked, inputs)
         self._post(agent, InputsChanged(why or impact.chain_text(reason, self._root)))
+        return changed
 
     async def _compare(self, tracked: Tracked) -> tuple[Inputs, Digests, list[Path]]:
         """(inputs now, their digests, the paths whose content is not what the newest instance was started from)."""

@@ -123,6 +123,7 @@ class Supervisor:
             post=lambda name, happened: self.members[name].task.post(happened),
             configured=self._config_changed,
             inputs_changed=self.inputs_changed,
+            say=self.say,
         )
         self.ground = Ground(mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finder)
         self.slots = Slots(mesh.parallel_starts)
@@ -135,6 +136,7 @@ class Supervisor:
         self.on_config: Callable[[], Awaitable[None]] | None = None
         self.over = asyncio.Event()
         self._hurried = False
+        self._all_ready = False
         self._tasks: asyncio.TaskGroup | None = None
         self._update_due = False
 
@@ -148,11 +150,23 @@ class Supervisor:
             for spec in self.mesh.agents.values():
                 self.add(spec)
             self.start_watching()
+            await self._say_interpreters()
             self.outputs.bus.publish(event(EventKind.MESH_STARTED, f"mesh {self.mesh.name} started"))
             self.want(self.chosen(names, profiles))
             await self.over.wait()
             await self._wind_up(keepers)
         return self.exit_code
+
+    async def _say_interpreters(self) -> None:
+        """Which Python runs whom, and why that one: a wrong guess is the commonest reason of a missing module."""
+        users: dict[str, list[str]] = {}
+        for name, spec in self.mesh.agents.items():
+            found = await self.finder.interpreter_of(spec)
+            if not isinstance(spec.command, CommandLine) or found.virtual_env is not None:
+                users.setdefault(f"{found.python} ({found.why})", []).append(name)
+        for python, names in users.items():
+            whom = f" for {', '.join(names)}" if len(users) > 1 else ""
+            self.say(f"python: {python}{whom}")
 
     async def _wind_up(self, keepers: Iterable[asyncio.Task[None]]) -> None:
         if self.watcher is not None:
@@ -191,6 +205,7 @@ class Supervisor:
             self.hurry()
             return
         self.exit_code = exit_code
+        self.say("stopping; asked once more, at once")
         self.over.set()
 
     def hurry(self) -> None:
@@ -365,10 +380,21 @@ class Supervisor:
             dependents = [other for other in self.members if other != REGISTRY]
         else:
             dependents = [other for other, m in self.members.items() if any(d.agent == name for d in m.spec.depends_on)]
+        if became_ready:
+            self._say_all_ready()
         for other in dependents:
             self._tell_blocked(other)
             if became_ready:
                 self._encourage(other, name, after)
+
+    def _say_all_ready(self) -> None:
+        """Once per run: the first moment in which everything that is wanted serves."""
+        wanted = [m for name, m in self.members.items() if name != REGISTRY and m.state.wish is Wish.UP]
+        if self._all_ready or not all(m.state.serving or phase(m.state) is Phase.DONE for m in wanted):
+            return
+        if len(wanted) > 1:
+            self._all_ready = True
+            self.say(f"all {len(wanted)} agents are ready, {time.time() - self.started_at:.1f}s after the start")
 
     def _encourage(self, other: str, name: str, after: Agent) -> None:
         member = self.members[other]
