@@ -228,10 +228,14 @@ class Commands:
     # ---- names -----------------------------------------------------------------------------------------------------
 
     def _chosen(self, arguments: Arguments, *, registry: bool = True) -> list[str]:
-        """Those named (globs too), in the order of mesh.toml; none named: all agents. Raises UnknownAgent."""
+        """Those named (globs too), in the order of mesh.toml. Raises UnknownAgent.
+
+        None named: all agents, less those of a profile that nobody asked for."""
         words = arguments.get("agents", ())
         if not words:
-            return list(self._supervisor.mesh.agents)
+            members = self._supervisor.members
+            agents = self._supervisor.mesh.agents.items()
+            return [name for name, spec in agents if not spec.profiles or members[name].state.wish is Wish.UP]
         return [name for name in self._named(words) if registry or name != REGISTRY]
 
     def _named(self, words: Collection[str]) -> list[str]:

@@ -109,7 +109,7 @@ class Client:
         """Turn what a socket raises into a sentence for people."""
         try:
             yield
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NotRunning(f"{self.place.file}: this mesh is not running; start it with `meshsup up`") from error
         except TimeoutError as error:
             raise WaitTimedOut(f"no answer from the supervisor within {timeout:g} s; it goes on") from error

@@ -6,13 +6,13 @@ import json
 import signal
 import socket
 import stat
+import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.harness import Mesh, fresh_mesh, server, wait_for
+from tests.e2e.harness import MESHSUP, Foreground, Mesh, fresh_mesh, server, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +37,13 @@ def test_ps(running: Mesh) -> None:
     assert str(views["planner"]["pid"]) in running.ok("ps", "-q").split() or "planner" in running.ok("ps", "-q")
 
 
-def test_ps_is_quick(running: Mesh) -> None:
-    """Far from the 150 ms that are wanted on an idle machine, so that a busy one does not fail: no heavy import."""
-
-    def once() -> float:
-        start = time.monotonic()
-        running.ok("ps")
-        return time.monotonic() - start
-
-    assert min(once() for _ in range(5)) < 0.5
+def test_ps_imports_nothing_heavy(running: Mesh) -> None:
+    """What makes it quick (the benchmark measures how quick), asserted without a clock."""
+    words = [sys.executable, "-X", "importtime", str(MESHSUP), "ps"]
+    done = subprocess.run(words, cwd=running.root, env=running.environ, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"starlette", "uvicorn", "watchdog", "httpx2", "psutil"}
 
 
 def test_unknown_names_get_a_suggestion_and_exit_code_4(running: Mesh) -> None:
@@ -75,20 +73,29 @@ def test_stop_start_restart_reload_and_globs(running: Mesh) -> None:
     assert running.agent("planner").generation == generation + 2
 
 
-def test_profiles(running: Mesh) -> None:
-    assert running.agents()["extra"].state == "stopped" if "extra" in running.agents() else True
+def test_an_agent_of_a_profile_is_started_by_its_name_or_profile_only(running: Mesh) -> None:
+    running.wait_ready()
+    running.ok("restart")
+    running.ok("start")
+    assert (running.agent("extra").state, running.agent("extra").generation) == ("stopped", 0)
     running.ok("start", "extra")
-    running.wait_answer("extra", "extra")
+    assert running.answer("extra") == "extra"
     running.ok("stop", "extra")
 
 
 def test_a_second_up_follows_and_its_ctrl_c_ends_the_following_only(running: Mesh) -> None:
     pids = running.wait_ready()["planner"].pid
     second = running.foreground("up")
-    wait_for(lambda: "planner" in second.output())
+    wait_for(lambda: _restarted_and_seen(running, second))
     second.signal(signal.SIGINT)
     assert second.wait() in (0, 130)
     assert running.agent("planner").pid == pids
+
+
+def _restarted_and_seen(running: Mesh, second: Foreground) -> bool:
+    """The follower shows what happens once it follows; when that is, only trying tells."""
+    running.ok("restart", "retriever")
+    return "retriever" in second.output()
 
 
 def test_watch_disable_truly_gates_and_enable_catches_up(running: Mesh) -> None:
