@@ -40,7 +40,7 @@ EXIT_CODES = """\
 Exit codes: 0 ok · 1 failed · 2 usage or configuration · 3 not running
             4 unknown agent · 124 wait timed out · 130 Ctrl-C"""
 
-NOISE = re.compile(r" <(?:list\[\w+\]|str)>|  \[(?:x>=0|required)\]|\[required\]")
+NOISE = re.compile(r" <(?:list\[\w+\]|str)>|(?:  )?\\?\[(?:x>=0|required)\]")
 """What typer adds for programmers: types, and limits that go without saying."""
 ARGUMENT = re.compile(r"^  ([A-Z|]+) {2,}", re.MULTILINE)
 BRACED = re.compile(r"\{([A-Z|]+)\}")

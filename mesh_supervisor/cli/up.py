@@ -120,7 +120,9 @@ def down(ctx: typer.Context, timeout: Timeout = None) -> None:
             raise WaitTimedOut(
                 f"the supervisor (pid {process.pid}) still runs after {timeout:g} s; it goes on stopping"
             )
-    if not answer.ok:
+    if answer.ok:
+        talk("down: no process of the mesh is left")
+    else:
         complain(answer.error or "not everything could be stopped")
         raise typer.Exit(answer.exit_code or 1)
 
