@@ -121,7 +121,7 @@ def down(ctx: typer.Context, timeout: Timeout = None) -> None:
                 f"the supervisor (pid {process.pid}) still runs after {timeout:g} s; it goes on stopping"
             )
     if answer.ok:
-        talk("down: no process of the mesh is left")
+        talk("the mesh is down")
     else:
         complain(answer.error or "not everything could be stopped")
         raise typer.Exit(answer.exit_code or 1)
