@@ -14,6 +14,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ from mesh_supervisor.host.interpreter import (
 from mesh_supervisor.host.sources import Disk, Look
 from mesh_supervisor.impact import Glob, Inputs, globs_of
 from mesh_supervisor.imports import Closure, Entry, Finder, Gone, Search, Step
-from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
+from mesh_supervisor.spec import AgentSpec, Command, CommandLine, Module, Script
 
 _UNKNOWN = "no known inputs before it runs: its program is not found, or not installed yet"
 MOST_MATCHED = 10_000
@@ -55,6 +56,8 @@ class InputFinder:
     def __init__(self, root: Path, ignore: Ignored, shell: Mapping[str, str], more_roots: Sequence[Path] = ()) -> None:
         self._root, self._ignore, self._shell = root, ignore, shell
         self._more_roots = tuple(more_roots)
+        self._project_roots = project_roots(root, self._more_roots)
+        self._seen_running: dict[str, tuple[Command, AgentSpec]] = {}
         self._interpreters = Interpreters(shell)
         self._disk = Disk()
 
@@ -72,7 +75,8 @@ class InputFinder:
 
     async def roots(self, specs: Iterable[AgentSpec]) -> tuple[Path, ...]:
         """The folders below which files may be inputs, for all these agents: what to watch. None lies in another."""
-        found = set(project_roots(self._root, self._more_roots))
+        self._project_roots = project_roots(self._root, self._more_roots)
+        found = set(self._project_roots)
         for spec in specs:
             try:
                 environment = await self.environment_of(spec)
@@ -86,6 +90,14 @@ class InputFinder:
 
     async def inputs_of(self, spec: AgentSpec) -> Inputs:
         """As they are on disk now. Never raises: what cannot be found out is said in ``warning``."""
+        inputs = await self._inputs_of(spec)
+        command, seen = self._seen_running.get(spec.name, (None, spec))
+        if inputs.known or command != spec.command:
+            return inputs
+        # It could not be read from its words, but was seen running: it will run so again.
+        return await self._inputs_of(replace(seen, watch=spec.watch, env_files=spec.env_files))
+
+    async def _inputs_of(self, spec: AgentSpec) -> Inputs:
         problem, environment = None, None
         if _may_be_python(spec):
             try:
@@ -97,18 +109,13 @@ class InputFinder:
 
     async def inputs_of_running(self, spec: AgentSpec, pid: int) -> Inputs | None:
         """From the command line of a process of its tree, for a program whose inputs were not known before it ran
-        (its environment did not exist). None: still not."""
-        environment = None
-        for running in _command_lines(pid):
-            if environment is None:
-                try:
-                    environment = await self.environment_of(spec)
-                except InterpreterError:
-                    return None
+        (its environment did not exist). Remembered for the next ``inputs_of``. None: still not."""
+        for running in await asyncio.to_thread(_command_lines, pid):
             seen = replace(spec, command=CommandLine(running.argv), args=(), directory=running.directory)
-            inputs = await asyncio.to_thread(self._find, seen, environment)
+            inputs = await self._inputs_of(seen)
             if inputs.known and inputs.files:
-                return replace(inputs, globs=globs_of(self._root, _patterns(spec)))
+                self._seen_running[spec.name] = (spec.command, seen)
+                return inputs
         return None
 
     # ---- does it load? -----------------------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ class InputFinder:
         return replace(inputs, ignored=ignored)
 
     def _roots_of(self, spec: AgentSpec, environment: Environment | None) -> tuple[str, ...]:
-        roots = [*project_roots(self._root, self._more_roots), *_own_places(spec)]
+        roots = [*self._project_roots, *_own_places(spec)]
         if environment is not None:
             roots += _editable_roots(environment)
         return tuple(dict.fromkeys(place for root in roots for place in (str(root), os.path.realpath(root))))
@@ -294,7 +301,9 @@ class _Program:
 
     def _search(self, started: Started) -> Search:
         environment = self._environment
-        path = (*self._python_path(started), *(environment.path if environment else ()), *self._declared.path)
+        # A command may be one of a project that is not installed yet; a script has only what its Python has.
+        declared = self._declared.path if isinstance(self._spec.command, CommandLine) else ()
+        path = (*self._python_path(started), *(environment.path if environment else ()), *declared)
         if environment is None:
             return Search(path, self._roots, directory=started.directory, certain=False)
         return Search(
@@ -427,7 +436,14 @@ def _members(folder: Path, project: Mapping[str, Any]) -> list[Path]:
     members = _table(project, "tool", "uv", "workspace").get("members", [])
     if not isinstance(members, list):
         return []
-    return [place for pattern in members for place in sorted(folder.glob(str(pattern))) if place.is_dir()]
+    return [place for pattern in members for place in _matching(folder, str(pattern)) if place.is_dir()]
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except (ValueError, NotImplementedError):  # "" and "/x" are no patterns; uv says so
+        return []
 
 
 def _table(table: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
@@ -442,6 +458,15 @@ def _table(table: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 def _read_toml(file: Path) -> Mapping[str, Any] | None:
     """None: not there, or not TOML; whoever builds the project says so."""
     try:
+        now = file.stat()
+    except OSError:
+        return None
+    return _parsed_toml(file, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=256)
+def _parsed_toml(file: Path, changed_at: int, size: int) -> Mapping[str, Any] | None:
+    try:
         return tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         return None
@@ -454,8 +479,13 @@ def project_roots(root: Path, more: Iterable[Path] = ()) -> tuple[Path, ...]:
     """mesh.toml's folder, the git or uv workspace around it, and ``more`` (``watch.roots``). A home folder that is
     itself under version control is no project."""
     around = [folder for folder in (root, *root.parents) if _is_workspace(folder)]
-    home = {Path("/"), Path.home()}
-    return outermost([root, *(folder for folder in around if folder not in home), *more])
+    return outermost([root, *_of_a_size(around), *more])
+
+
+def _of_a_size(folders: Iterable[Path]) -> list[Path]:
+    """Never the whole system or a whole home, whoever names it."""
+    too_much = {Path("/"), Path.home()}
+    return [folder for folder in folders if folder not in too_much]
 
 
 def _is_workspace(folder: Path) -> bool:
@@ -469,7 +499,7 @@ def _editable_roots(environment: Environment) -> list[Path]:
     """Project folders of editable installs, and where their modules are, if that is elsewhere."""
     places = [Path(target).parent for target in environment.mappings.values()]
     places += [Path(folder) for folders in environment.namespaces.values() for folder in folders]
-    return [*environment.editable, *places]
+    return _of_a_size([*environment.editable, *places])
 
 
 def _own_places(spec: AgentSpec) -> list[Path]:
@@ -479,8 +509,7 @@ def _own_places(spec: AgentSpec) -> list[Path]:
         places += [spec.command.path.parent, Path(os.path.realpath(spec.command.path)).parent]
     text = spec.environment.get("PYTHONPATH", "")
     places += [Path(os.path.normpath(spec.directory / entry)) for entry in text.split(os.pathsep) if entry]
-    too_much = {Path("/"), Path.home()}
-    return [place for place in places if place not in too_much]
+    return _of_a_size(places)
 
 
 def outermost(folders: Iterable[Path]) -> tuple[Path, ...]:

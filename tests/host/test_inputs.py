@@ -291,6 +291,7 @@ def test_from_a_process_that_runs(mesh: Mesh) -> None:
         try:
             assert process.stdout is not None and process.stdout.readline() == b"up\n"
             spec = mesh.agent(["not-installed-yet"], watch=("*.md",))
+            assert not mesh.inputs(spec).known
             found = asyncio.run(mesh.finder.inputs_of_running(spec, process.pid))
         finally:
             process.communicate(b"\n")
@@ -298,6 +299,8 @@ def test_from_a_process_that_runs(mesh: Mesh) -> None:
     assert set(found.files) == {mesh.root / "deep/agent.py", mesh.root / "deep/tool.py"}
     assert [glob.text for glob in found.globs] == ["*.md"]
     assert asyncio.run(mesh.finder.inputs_of_running(spec, process.pid)) is None
+    assert mesh.inputs(spec) == found  # remembered, while its command stays the same
+    assert not mesh.inputs(["something", "else"]).known
 
 
 # ---- globs, env files, what the user ignores -----------------------------------------------------------------------
@@ -368,10 +371,10 @@ def test_old_files_are_not_read_again(mesh: Mesh, monkeypatch: pytest.MonkeyPatc
     write(mesh.root, {"main.py": "import tool", "tool.py": ""})
     for path in (mesh.root / "main.py", mesh.root / "tool.py", mesh.root):
         os.utime(path, (time.time() - 60, time.time() - 60))
-    first = mesh.inputs("main.py")
+    first = mesh.inputs("main.py", watch=("*.md",))
     monkeypatch.setattr("mesh_supervisor.host.sources.read_source", None)
     monkeypatch.setattr("mesh_supervisor.host.sources.closure", None)
-    assert mesh.inputs("main.py") == first
+    assert mesh.inputs("main.py", watch=("*.md",)) == first
 
 
 def test_a_file_in_the_middle_of_an_edit_keeps_its_imports(mesh: Mesh) -> None:
