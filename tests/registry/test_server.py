@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -17,8 +18,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
-from tests.registry.bodies import agent, needs, providers, tool
+from mesh_supervisor.registry.server import Registry
+from mesh_supervisor.registry.store import Store
+from tests.registry.bodies import agent, needs, post, providers, tool
 from tests.registry.running import JSON, PATIENCE, Running, eventually, running
 
 MIB = 1024 * 1024
@@ -113,6 +117,30 @@ def test_owners_leases_and_ghosts(registry: Running) -> None:
     assert registry.ask("DELETE", "/owners/me?keep=timer-0002&keep=web-0001").json == {"withdrawn": []}
     assert registry.ask("DELETE", "/owners/you").json == {"withdrawn": []}
     assert set(registry.agents("?owner=me")) == {"timer-0002", "web-0001"}
+
+
+def test_a_listing_is_a_picture_of_one_moment() -> None:
+    """A provider that comes while the answer is on its way is neither in a row nor named by one."""
+    inside = Registry(Store(None))
+    post(inside.book, agent("greeter", tool("greet", needs("time"))))
+    body = bytearray()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            post(inside.book, agent("clock", tool("time")))
+        body.extend(message.get("body", b""))
+
+    scope = {"type": "http", "method": "GET", "path": "/agents", "query_string": b"", "headers": [], "root_path": ""}
+
+    async def scene() -> None:
+        await inside.app(lambda app: app)(scope, receive, send)
+
+    asyncio.run(scene())
+    (row,) = json.loads(body)["agents"]
+    assert row["dependency_resolutions"][0]["provider_agent_id"] == ""
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
