@@ -14,7 +14,7 @@ from posixpath import basename, dirname, isabs, join, normpath, splitext
 from typing import Literal, Protocol
 
 from mesh_supervisor.imports import Entry
-from mesh_supervisor.source import read_source
+from mesh_supervisor.syntax import read_source
 
 Place = Literal["project", "elsewhere"]
 

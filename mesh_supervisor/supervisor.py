@@ -21,10 +21,11 @@ from mesh_supervisor.environment import PRIVATE
 from mesh_supervisor.errors import MeshError, PortTaken
 from mesh_supervisor.events import Bus, EventKind, Reload, event
 from mesh_supervisor.host.ignore import Ignore
-from mesh_supervisor.host.inputs import InputFinder, project_roots
+from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.instance import Watchers
 from mesh_supervisor.host.logs import LogHub
 from mesh_supervisor.host.ports import free_port, holder_of
+from mesh_supervisor.host.projects import project_roots
 from mesh_supervisor.host.spawn import Swept
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.watch import Watcher

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
-from mesh_supervisor.commandline import Place, Started, read_command
 from mesh_supervisor.host.interpreter import (
     Broken,
     Environment,
@@ -31,12 +27,13 @@ from mesh_supervisor.host.interpreter import (
     find_interpreter,
     loads,
 )
+from mesh_supervisor.host.program import ProgramOnDisk
+from mesh_supervisor.host.projects import editable_roots, outermost, own_places, project_roots
 from mesh_supervisor.host.sources import Disk, Look
 from mesh_supervisor.impact import Glob, Inputs, globs_of
-from mesh_supervisor.imports import Closure, Entry, Finder, Gone, Search, Step
-from mesh_supervisor.spec import AgentSpec, Command, CommandLine, Module, Script
+from mesh_supervisor.imports import Gone
+from mesh_supervisor.spec import AgentSpec, Command, CommandLine
 
-_UNKNOWN = "no known inputs before it runs: its program is not found, or not installed yet"
 MOST_MATCHED = 10_000
 """Files that one agent's globs and folders may hold; beyond that the rest is left out, and said."""
 
@@ -82,8 +79,8 @@ class InputFinder:
                 environment = await self.environment_of(spec)
             except InterpreterError:
                 continue
-            found |= {folder for folder in _editable_roots(environment) if folder.is_dir()}
-            found |= set(_own_places(spec))
+            found |= {folder for folder in editable_roots(environment) if folder.is_dir()}
+            found |= set(own_places(spec))
         return outermost(found)
 
     # ---- inputs ------------------------------------------------------------------------------------------------------
@@ -152,15 +149,15 @@ class InputFinder:
     def _find(self, spec: AgentSpec, environment: Environment | None) -> Inputs:
         with self._disk.lock:
             look = Look(self._disk)
-            program = _Program(spec, environment, self._disk, look, self._roots_of(spec, environment), self._shell)
+            program = ProgramOnDisk(spec, environment, self._disk, look, self._roots_of(spec, environment), self._shell)
             inputs = self._with_globs(spec, program.inputs())
         ignored = frozenset(path for path in inputs.paths if self._ignore.user_ignored(path))
         return replace(inputs, ignored=ignored)
 
     def _roots_of(self, spec: AgentSpec, environment: Environment | None) -> tuple[str, ...]:
-        roots = [*self._project_roots, *_own_places(spec)]
+        roots = [*self._project_roots, *own_places(spec)]
         if environment is not None:
-            roots += _editable_roots(environment)
+            roots += editable_roots(environment)
         return tuple(dict.fromkeys(place for root in roots for place in (str(root), os.path.realpath(root))))
 
     def _with_globs(self, spec: AgentSpec, inputs: Inputs) -> Inputs:
@@ -232,158 +229,6 @@ def _patterns(spec: AgentSpec) -> tuple[str, ...]:
     return () if spec.watch is False else spec.watch
 
 
-# ---- one program ---------------------------------------------------------------------------------------------------
-
-
-class _Program:
-    """One agent's program, read on one look at the disk. It is what commandline.py calls Surroundings."""
-
-    def __init__(
-        self,
-        spec: AgentSpec,
-        environment: Environment | None,
-        disk: Disk,
-        look: Look,
-        roots: tuple[str, ...],
-        shell: Mapping[str, str],
-    ) -> None:
-        self._spec, self._environment, self._roots = spec, environment, roots
-        self._disk, self._look = disk, look
-        self._environ = {**shell, **spec.environment}
-        self._directory = str(spec.directory)
-        self._declared = declared_scripts(spec.directory)
-
-    def inputs(self) -> Inputs:
-        started = self._started()
-        if started.entry is not None:
-            inputs = self._of_entry(started, started.entry)
-            return replace(inputs, third_party=inputs.third_party | ({started.tool} if started.tool else set()))
-        third_party = frozenset({started.tool} if started.tool else ())
-        if not started.python or started.tool:
-            return self._of_directory(started, third_party)
-        return Inputs(known=False, warning=_UNKNOWN, third_party=third_party)
-
-    def _started(self) -> Started:
-        match self._spec.command:
-            case Script(path):
-                return read_command((*self._python_words(), str(path)), self._directory, self)
-            case Module(name):
-                return read_command((*self._python_words(), "-m", name, *self._spec.args), self._directory, self)
-            case CommandLine(argv):
-                return read_command((*argv, *self._spec.args), self._directory, self)
-
-    def _python_words(self) -> tuple[str, ...]:
-        return ("python", "-P") if self._environ.get("PYTHONSAFEPATH") else ("python",)
-
-    def _of_directory(self, started: Started, third_party: frozenset[str]) -> Inputs:
-        folder = Path(started.directory)
-        note = f"its folder {folder} is watched as a whole, less what is ignored"
-        return Inputs(directories=(folder,), notes=(note,), third_party=third_party)
-
-    def _of_entry(self, started: Started, entry: Entry) -> Inputs:
-        search = self._search(started)
-        found = self._disk.closure(self._spec.name, entry, search, self._look)
-        files = {**self._existing(found), **_behind_links(found)}
-        outside = [f"imports from {folder}, which is below no root: add it to watch.roots" for folder in found.outside]
-        return Inputs(
-            files=files,
-            missing={**found.missing, **_absent(found, self._look)},
-            folders=found.folders,
-            third_party=found.third_party,
-            gone=found.gone,
-            notes=(*sorted(outside), *found.notes),
-            known=bool(files),
-            warning=None if files else _UNKNOWN,
-        )
-
-    def _existing(self, found: Closure) -> dict[Path, Step]:
-        return {file: step for file, step in found.files.items() if self._look.is_file(str(file))}
-
-    def _search(self, started: Started) -> Search:
-        environment = self._environment
-        # A command may be one of a project that is not installed yet; a script has only what its Python has.
-        declared = self._declared.path if isinstance(self._spec.command, CommandLine) else ()
-        path = (*self._python_path(started), *(environment.path if environment else ()), *declared)
-        if environment is None:
-            return Search(path, self._roots, directory=started.directory, certain=False)
-        return Search(
-            path=path,
-            roots=self._roots,
-            foreign=environment.foreign,
-            mappings=environment.mappings,
-            namespaces=environment.namespaces,
-            builtin=environment.builtin,
-            stdlib=environment.stdlib,
-            extensions=environment.extensions,
-            directory=started.directory,
-            certain=not environment.strange and not self._may_sync(),
-        )
-
-    def _may_sync(self) -> bool:
-        """``uv run`` installs before it runs: what is missing now may be there then."""
-        command = self._spec.command
-        return isinstance(command, CommandLine) and not Path(command.argv[0]).name.startswith("python")
-
-    def _python_path(self, started: Started) -> tuple[str, ...]:
-        text = self._environ.get("PYTHONPATH", "")
-        if not text or started.ignores_pythonpath:
-            return ()
-        return tuple(os.path.normpath(os.path.join(started.directory, entry)) for entry in text.split(os.pathsep))  # noqa: PTH118
-
-    # -- Surroundings
-
-    def real_path(self, path: str) -> str:
-        return os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
-
-    def is_file(self, path: str) -> bool:
-        return self._look.is_file(path)
-
-    def is_python_script(self, path: str) -> bool:
-        try:
-            with open(path, "rb") as opened:  # noqa: PTH123
-                first = opened.readline(200)
-        except OSError:
-            return False
-        return first.startswith(b"#!") and b"python" in first
-
-    def console_script(self, name: str) -> str | None:
-        installed = self._environment.scripts.get(name) if self._environment is not None else None
-        return installed or self._declared.scripts.get(name)
-
-    def which(self, name: str) -> str | None:
-        path = self._environ.get("PATH", os.defpath)
-        if self._environment is not None:
-            path = f"{self._environment.python.parent}{os.pathsep}{path}"
-        return shutil.which(os.path.join(self._directory, name) if "/" in name else name, path=path)  # noqa: PTH118
-
-    def place_of(self, module: str, front: tuple[str, ...]) -> Place | None:
-        search = self._search(Started(None, directory=self._directory))
-        spot = Finder(replace(search, path=(*front, *search.path)), self._look).find(module)
-        if spot is None:
-            return None
-        return "project" if spot.ours else "elsewhere"
-
-
-def _absent(found: Closure, look: Look) -> dict[Path, Path | None]:
-    """Files where the program starts that are not there: they matter as soon as they are."""
-    return {file: step.via for file, step in found.files.items() if not look.is_file(str(file))}
-
-
-def _behind_links(found: Closure) -> dict[Path, Step]:
-    """The real files behind links: that is where an editor saves, and what the watcher names."""
-    folders: dict[str, str] = {}
-    real: dict[Path, Step] = {}
-    for file in found.files:
-        name = str(file)
-        folder, _, last = name.rpartition("/")
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        target = os.path.realpath(name) if os.path.islink(name) else f"{folders[folder]}/{last}"  # noqa: PTH114
-        if target != name and Path(target) not in found.files:
-            real[Path(target)] = Step(file, "a link")
-    return real
-
-
 _NO_PYTHON = frozenset({"sh", "bash", "zsh", "dash", "node", "npm", "npx", "deno", "bun", "go"})
 
 
@@ -403,122 +248,6 @@ def _may_be_python(spec: AgentSpec) -> bool:
         "bun",
         "go",
     }
-
-
-# ---- what pyproject.toml declares ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """Of the nearest project: its console scripts, and where its modules are before it is installed."""
-
-    scripts: Mapping[str, str]
-    path: tuple[str, ...]
-
-
-def declared_scripts(directory: Path) -> Declared:
-    """From the pyproject.toml nearest upward, and from the members of its uv workspace: known before the first
-    ``uv run`` has made an environment."""
-    for folder in (directory, *directory.parents):
-        project = _read_toml(folder / "pyproject.toml")
-        if project is not None:
-            places = [folder, *_members(folder, project)]
-            scripts: dict[str, str] = {}
-            for place in reversed(places):
-                table = project if place == folder else _read_toml(place / "pyproject.toml") or {}
-                scripts |= _table(table, "project", "scripts")
-            path = [str(place / "src") for place in places if (place / "src").is_dir()]
-            return Declared({key: str(target) for key, target in scripts.items()}, (*path, *map(str, places)))
-    return Declared({}, ())
-
-
-def _members(folder: Path, project: Mapping[str, Any]) -> list[Path]:
-    members = _table(project, "tool", "uv", "workspace").get("members", [])
-    if not isinstance(members, list):
-        return []
-    return [place for pattern in members for place in _matching(folder, str(pattern)) if place.is_dir()]
-
-
-def _matching(folder: Path, pattern: str) -> list[Path]:
-    try:
-        return sorted(folder.glob(pattern))
-    except (ValueError, NotImplementedError):  # "" and "/x" are no patterns; uv says so
-        return []
-
-
-def _table(table: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
-    for key in keys:
-        inner = table.get(key, {})
-        if not isinstance(inner, dict):
-            return {}
-        table = inner
-    return table
-
-
-def _read_toml(file: Path) -> Mapping[str, Any] | None:
-    """None: not there, or not TOML; whoever builds the project says so."""
-    try:
-        now = file.stat()
-    except OSError:
-        return None
-    return _parsed_toml(file, now.st_mtime_ns, now.st_size)
-
-
-@lru_cache(maxsize=256)
-def _parsed_toml(file: Path, changed_at: int, size: int) -> Mapping[str, Any] | None:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return None
-
-
-# ---- roots -----------------------------------------------------------------------------------------------------------
-
-
-def project_roots(root: Path, more: Iterable[Path] = ()) -> tuple[Path, ...]:
-    """mesh.toml's folder, the git or uv workspace around it, and ``more`` (``watch.roots``). A home folder that is
-    itself under version control is no project."""
-    around = [folder for folder in (root, *root.parents) if _is_workspace(folder)]
-    return outermost([root, *_of_a_size(around), *more])
-
-
-def _of_a_size(folders: Iterable[Path]) -> list[Path]:
-    """Never the whole system or a whole home, whoever names it."""
-    too_much = {Path("/"), Path.home()}
-    return [folder for folder in folders if folder not in too_much]
-
-
-def _is_workspace(folder: Path) -> bool:
-    if (folder / ".git").exists():
-        return True
-    project = _read_toml(folder / "pyproject.toml")
-    return project is not None and bool(_table(project, "tool", "uv", "workspace"))
-
-
-def _editable_roots(environment: Environment) -> list[Path]:
-    """Project folders of editable installs, and where their modules are, if that is elsewhere."""
-    places = [Path(target).parent for target in environment.mappings.values()]
-    places += [Path(folder) for folders in environment.namespaces.values() for folder in folders]
-    return _of_a_size([*environment.editable, *places])
-
-
-def _own_places(spec: AgentSpec) -> list[Path]:
-    """Where an agent's own code is because mesh.toml says so: its script's folder, its directory, its PYTHONPATH."""
-    places = [spec.directory]
-    if isinstance(spec.command, Script):
-        places += [spec.command.path.parent, Path(os.path.realpath(spec.command.path)).parent]
-    text = spec.environment.get("PYTHONPATH", "")
-    places += [Path(os.path.normpath(spec.directory / entry)) for entry in text.split(os.pathsep) if entry]
-    return _of_a_size(places)
-
-
-def outermost(folders: Iterable[Path]) -> tuple[Path, ...]:
-    """Without those that lie in another."""
-    kept: list[Path] = []
-    for folder in sorted(set(folders)):
-        if not any(folder.is_relative_to(outer) for outer in kept):
-            kept.append(folder)
-    return tuple(kept)
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from stat import S_ISDIR, S_ISREG
 
-from mesh_supervisor.imports import Closure, Entry, Search, closure
-from mesh_supervisor.source import Source, merge_broken, read_source
+from mesh_supervisor.finder import Search
+from mesh_supervisor.imports import Closure, Entry, closure
+from mesh_supervisor.source import Source, merge_broken
+from mesh_supervisor.syntax import read_source
 
 _RACY = 2_000_000_000
 _NOTHING: Mapping[str, bool] = {}

@@ -12,9 +12,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from mesh_supervisor.finder import Search
 from mesh_supervisor.host.interpreter import inspect
 from mesh_supervisor.host.sources import Disk, Look
-from mesh_supervisor.imports import Entry, Search, closure
+from mesh_supervisor.imports import Entry, closure
 
 MODULES = ("a", "b", "p", "p.a", "p.b", "p.q", "p.q.a", "n.a", "n.b", "n.m.a")
 """p and p.q are packages, n and n.m namespaces."""

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host.ignore import Ignore
-from mesh_supervisor.host.inputs import InputFinder, outermost, project_roots, stale_bytecode
+from mesh_supervisor.host.inputs import InputFinder, stale_bytecode
+from mesh_supervisor.host.projects import outermost, project_roots
 from mesh_supervisor.impact import Inputs, chain_text, reason_for
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
 from tests.host.editable import by_finder, by_path, by_uv, record, write

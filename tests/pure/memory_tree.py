@@ -7,8 +7,10 @@ from pathlib import Path
 from posixpath import basename, dirname
 from textwrap import dedent
 
-from mesh_supervisor.imports import Closure, Entry, Search, closure
-from mesh_supervisor.source import Source, read_source
+from mesh_supervisor.finder import Search
+from mesh_supervisor.imports import Closure, Entry, closure
+from mesh_supervisor.source import Source
+from mesh_supervisor.syntax import read_source
 
 
 class MemoryTree:

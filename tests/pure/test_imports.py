@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.imports import Entry
-from mesh_supervisor.source import read_source
+from mesh_supervisor.syntax import read_source
 from tests.pure.memory_tree import missing, names, project
 
 

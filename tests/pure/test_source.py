@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh_supervisor.pathwords import PathWords
-from mesh_supervisor.source import Source, merge_broken, read_source
+from mesh_supervisor.source import Source, merge_broken
+from mesh_supervisor.syntax import read_source
 
 FILE = "/p/agents/planner.py"
 
