@@ -156,7 +156,8 @@ class Commands:
         return await self._applying.apply(force=bool(arguments.get("force")))
 
     async def _down(self, arguments: Arguments) -> Answer:
-        self._supervisor.finish()
+        if not self._supervisor.over.is_set():  # asking twice is no wish for less grace, as a second Ctrl-C is
+            self._supervisor.finish()
         return Answer(ok=True)
 
     async def _up(self, arguments: Arguments) -> Answer:

@@ -690,10 +690,10 @@ def verdict_up(agent: Agent, after: int) -> Verdict | None:
 
     None: not yet. A generation newer than ``after`` must serve; an edit that was rejected is a no.
     """
-    if agent.rejection is not None and agent.incoming is None and agent.pending is None:
-        return Verdict(False, f"rejected: {agent.rejection}")
     if agent.serving is not None and agent.serving.generation > after and agent.pending is None:
         return Verdict(True, f"ready (generation {agent.serving.generation})")
+    if agent.rejection is not None and agent.incoming is None and agent.pending is None:
+        return Verdict(False, f"rejected: {agent.rejection}")
     word = phase(agent)
     if word is Phase.DONE and agent.generation > after:
         return Verdict(True, "done")

@@ -21,6 +21,10 @@ from mesh_supervisor.supervisor import REGISTRY, Member, Supervisor
 from mesh_supervisor.wording import hide
 
 
+SLOW_START = 2.0
+"""Seconds after which a start says what it waits for."""
+
+
 def take(supervisor: Supervisor) -> Snapshot:
     mesh = supervisor.mesh
     return Snapshot(
@@ -112,6 +116,10 @@ def _detail(member: Member, now: float) -> str:
         return "for " + ", ".join(state.blocked) if state.blocked else "to be started"
     if word is Phase.STARTING and state.incoming is not None and state.incoming.spawned_at is None:
         return "waits for its turn"
+    if word in (Phase.STARTING, Phase.RELOADING) and state.incoming is not None:
+        instance = member.launcher.instances.get(state.incoming.generation)
+        if instance is not None and now - instance.spawned_at > SLOW_START:
+            return member.status or instance.said
     return member.status
 
 

@@ -33,6 +33,9 @@ the interval of mesh.toml: readiness is seen at most a tenth late, and slow star
 SLOW_AFTER = 30.0
 """Seconds after which waiting for readiness is reported once."""
 
+HINT_AFTER = 5.0
+"""Seconds after which a program that listens, but elsewhere than on its port, is told so."""
+
 SDK_HEALTH = "/health"
 
 
@@ -97,6 +100,11 @@ class Instance:
             raise
         self._capture.release_output()
         self.spawned_at = self._loop.time()
+
+    @property
+    def said(self) -> str:
+        """What its readiness probe said last."""
+        return self._said
 
     @property
     def pid(self) -> int:
@@ -180,6 +188,7 @@ class Instance:
     async def ready(self) -> None:
         """Returns when it is ready. Raises NotReady after ``start_timeout`` seconds from the spawn."""
         limit = self.spec.start_timeout
+        hint = self._loop.call_at(self.spawned_at + HINT_AFTER, self._report_elsewhere)
         reminder = self._loop.call_at(self.spawned_at + SLOW_AFTER, self._report_slow)
         try:
             async with asyncio.timeout_at(self.spawned_at + limit) as self._deadline:
@@ -187,11 +196,21 @@ class Instance:
         except TimeoutError:
             raise NotReady(f"not ready after {limit:g} s ({self._said})") from None
         finally:
+            hint.cancel()
             reminder.cancel()
         self._was_ready = True
 
     def _report_slow(self) -> None:
         self._watchers.slow(f"not ready after {SLOW_AFTER:g} s, still waiting ({self._said})")
+
+    def _report_elsewhere(self) -> None:
+        """The commonest reason why an agent with a port never gets ready: it does not read PORT."""
+        wanted = self.spec.port
+        ports = sorted({port for _, port in listeners(tree(self.child.pid))})
+        if wanted is not None and ports and wanted not in ports:
+            told = ", ".join(map(str, ports))
+            self._said = f"it listens on port {told}, not on {wanted}"
+            self._watchers.slow(f"{self._said}: make it read PORT, or change port in mesh.toml")
 
     async def _become_ready(self) -> None:
         if self._enrolled is not None:
