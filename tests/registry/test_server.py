@@ -8,10 +8,8 @@ import http.client
 import json
 import signal
 import socket
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -450,28 +448,11 @@ def crowd() -> Iterator[Running]:
 def test_ten_thousand_agents_are_served_and_one_more_is_429(crowd: Running) -> None:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", crowd.port, timeout=PATIENCE)) as connection:
         _fill(crowd, connection)
-        assert _median(connection, "HEAD") < 9
-        assert _median(connection, "POST") < 9
     answer = crowd.ask("POST", "/heartbeat", agent("late"))
     assert "10000 agents" in reason(answer)
     assert crowd.ask("GET", "/agents").json["count"] == 10_000
     crowd.ask("DELETE", "/agents/agent-1")
     assert crowd.ask("POST", "/heartbeat", agent("late")).status == 200
-
-
-def _median(connection: http.client.HTTPConnection, method: str) -> float:
-    """Milliseconds that a heartbeat takes among so many."""
-    took = []
-    for number in range(0, 10_000, 50):
-        path, body = f"/heartbeat/agent-{number}", None
-        if method == "POST":
-            wanted = needs(f"does-{number // 20}", version="^1")
-            path, body = "/heartbeat", json.dumps(agent(f"agent-{number}", tool("changed", wanted), owner="crowd"))
-        start = time.perf_counter()
-        connection.request(method, path, body, JSON)
-        connection.getresponse().read()
-        took.append(1000 * (time.perf_counter() - start))
-    return statistics.median(took)
 
 
 def _fill(crowd: Running, connection: http.client.HTTPConnection) -> None:
