@@ -13,8 +13,9 @@ from mesh_supervisor.errors import ConfigError
 from mesh_supervisor.events import EventKind, event
 from mesh_supervisor.launcher import AgentPreparation
 from mesh_supervisor.lifecycle import EditRejected, InputsChanged, Wish
+from mesh_supervisor.member import policy_of
 from mesh_supervisor.spec import AgentSpec, MeshSpec
-from mesh_supervisor.supervisor import Supervisor, policy_of
+from mesh_supervisor.supervisor import Supervisor
 
 
 class Applying:

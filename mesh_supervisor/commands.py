@@ -27,8 +27,9 @@ from mesh_supervisor.lifecycle import (
     verdict_up,
 )
 from mesh_supervisor.lifecycle import Event as LifeEvent
+from mesh_supervisor.member import REGISTRY
 from mesh_supervisor.ordering import start_levels, with_dependencies
-from mesh_supervisor.supervisor import REGISTRY, Supervisor
+from mesh_supervisor.supervisor import Supervisor
 
 Arguments = Mapping[str, Any]
 

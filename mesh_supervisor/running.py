@@ -30,9 +30,10 @@ from mesh_supervisor.host.reaper import Reaper, become_subreaper
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.sweep import sweep_owner
 from mesh_supervisor.locate import Place, control_socket
+from mesh_supervisor.news import Outputs
 from mesh_supervisor.options import UpOptions
 from mesh_supervisor.spec import MeshSpec, Mode
-from mesh_supervisor.supervisor import Outputs, Supervisor
+from mesh_supervisor.supervisor import Supervisor
 from mesh_supervisor.wording import hide
 
 INTERRUPTED = 130

@@ -16,10 +16,10 @@ from mesh_supervisor.host.instance import Instance
 from mesh_supervisor.host.spawn import tree, usage
 from mesh_supervisor.launcher import AgentPreparation
 from mesh_supervisor.lifecycle import Agent, Phase, Wish, phase
+from mesh_supervisor.member import REGISTRY, Member
 from mesh_supervisor.spec import CommandLine, Kind, Module, Register, Script
-from mesh_supervisor.supervisor import REGISTRY, Member, Supervisor
+from mesh_supervisor.supervisor import Supervisor
 from mesh_supervisor.wording import hide
-
 
 SLOW_START = 2.0
 """Seconds after which a start says what it waits for."""

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
 from mesh_supervisor.agent import AgentTask, Slots
 from mesh_supervisor.enrolment import Enrolment
 from mesh_supervisor.environment import PRIVATE
-from mesh_supervisor.errors import MeshError, PortTaken
-from mesh_supervisor.events import Bus, EventKind, Reload, event
+from mesh_supervisor.errors import MeshError
+from mesh_supervisor.events import EventKind, event
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.instance import Watchers
-from mesh_supervisor.host.logs import LogHub
-from mesh_supervisor.host.ports import free_port, holder_of
 from mesh_supervisor.host.projects import project_roots
-from mesh_supervisor.host.spawn import Swept
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.watch import Watcher
 from mesh_supervisor.launcher import (
@@ -34,17 +29,14 @@ from mesh_supervisor.launcher import (
     AgentPreparation,
     Ground,
     Preparation,
-    RegistryPreparation,
 )
 from mesh_supervisor.lifecycle import (
     Agent,
     Blocked,
     Cause,
     DependencyReady,
-    Order,
     Phase,
     Policy,
-    Report,
     RestartAsked,
     Unwanted,
     Verdict,
@@ -53,57 +45,23 @@ from mesh_supervisor.lifecycle import (
     phase,
     verdict_down,
 )
+from mesh_supervisor.member import REGISTRY, Member, policy_of
+from mesh_supervisor.news import News, Outputs
 from mesh_supervisor.ordering import start_levels, with_dependencies
 from mesh_supervisor.registry.client import RegistryClient
+from mesh_supervisor.registry_process import registry_process, registry_url
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import (
     AgentSpec,
-    Backoff,
     CommandLine,
     Condition,
     Dependency,
-    HttpProbe,
     MeshSpec,
     Mode,
-    ReadyCheck,
-    StopRule,
 )
 
-REGISTRY = "registry"
-REGISTRY_PORTS = range(8000, 8100)
 GOODBYE = 2.0
 """Seconds for the last withdrawals; leases end what cannot be said any more."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One agent of the mesh, or the registry: its task, its launcher, and what is told about it."""
-
-    task: AgentTask
-    launcher: AgentLauncher
-    preparation: Preparation
-    last: str = ""
-    status: str = ""
-    blocked: tuple[str, ...] | None = None
-    runner: asyncio.Task[None] | None = None
-    cpu_seen: tuple[float, float] | None = None  # (loop time, seconds of CPU) of the last look
-
-    @property
-    def spec(self) -> AgentSpec:
-        return self.launcher.spec
-
-    @property
-    def state(self) -> Agent:
-        return self.task.state
-
-
-@dataclass(slots=True)
-class Outputs:
-    """Where what is to be known goes."""
-
-    hub: LogHub
-    bus: Bus
-    hide: Callable[[str], str] = field(default=lambda text: text)
 
 
 class Supervisor:
@@ -111,8 +69,10 @@ class Supervisor:
 
     def __init__(self, mesh: MeshSpec, state: StateDir, outputs: Outputs) -> None:
         self.mesh, self.state, self.outputs = mesh, state, outputs
+        self.over = asyncio.Event()
+        self.news = News(outputs, self.over.is_set)
         self.shell = {key: value for key, value in os.environ.items() if key not in PRIVATE}
-        self.registry_url = self._registry_url(mesh)
+        self.registry_url = registry_url(mesh)
         self.client = RegistryClient(self.registry_url)
         self.enrolment = Enrolment(self.client, state.owner, self._registry_news)
         self.ignore = Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=state.path)
@@ -135,7 +95,6 @@ class Supervisor:
         self.interrupted = False
         self.config_error: str | None = None
         self.on_config: Callable[[], Awaitable[None]] | None = None
-        self.over = asyncio.Event()
         self._hurried = False
         self._all_ready = False
         self._tasks: asyncio.TaskGroup | None = None
@@ -230,7 +189,7 @@ class Supervisor:
             line=self.outputs.hub.publish,
             slow=lambda text: self.say(f"{name}: {text}"),
             status=lambda text: self._status(name, text),
-            swept=lambda swept: self._swept(name, swept),
+            swept=lambda swept: self.news.swept(name, swept),
         )
         launcher = AgentLauncher(spec, preparation, self.state, watchers, asyncio.get_running_loop().time)
         task = AgentTask(
@@ -239,7 +198,7 @@ class Supervisor:
             launcher,
             launcher,
             self.slots,
-            report=lambda report: self._report(name, report),
+            report=lambda report: self.news.report(self.members[name], report),
             changed=lambda before, after: self._changed(name, before, after),
             give_up=lambda reason: self._give_up(name, reason),
             state=Agent(generation=self.state.last_generation(name)),
@@ -278,54 +237,13 @@ class Supervisor:
 
     # ---- the registry ------------------------------------------------------------------------------------------------
 
-    def _registry_url(self, mesh: MeshSpec) -> str:
-        spec = mesh.registry
-        if spec.kind == "external":
-            assert spec.url is not None  # config.py asks for it
-            return spec.url.rstrip("/")
-        return f"http://{_told_host(mesh)}:{self._registry_port(mesh)}"
-
-    @staticmethod
-    def _registry_port(mesh: MeshSpec) -> int:
-        """Raises PortTaken when a port that was given belongs to somebody else."""
-        spec, host = mesh.registry, _registry_host(mesh)
-        if spec.strict or spec.kind == "command":
-            holder = holder_of(spec.port, host)
-            if holder is not None:
-                raise PortTaken(REGISTRY, spec.port, holder)
-            return spec.port
-        promised = {agent.port for agent in mesh.agents.values() if agent.port}
-        return free_port([port for port in REGISTRY_PORTS if port not in promised], taken=promised)
-
     def _add_registry(self) -> None:
-        kind = self.mesh.registry.kind
-        if kind == "external":
+        if self.mesh.registry.kind == "external":
             self.enrolment.registry_came_back()
             return
-        port = int(self.registry_url.rpartition(":")[2])
-        argv, environ = self._registry_program(port)
-        spec = AgentSpec(
-            REGISTRY,
-            CommandLine(argv),
-            self.state.path if kind == "embedded" else self.mesh.root,
-            port=port,
-            host=_registry_host(self.mesh),
-            ready=ReadyCheck(HttpProbe("/health"), interval=0.25),
-            start_timeout=30,
-            watch=False,
-            backoff=Backoff(initial=0.2, max=5),
-            stop=StopRule(timeout=3),
-        )
-        self._enter(spec, RegistryPreparation(argv, environ), policy_of(spec, Mode.PROD))
+        spec, preparation = registry_process(self.mesh, self.state, self.registry_url, self.shell)
+        self._enter(spec, preparation, policy_of(spec, Mode.PROD))
         self.members[REGISTRY].task.post(Wanted())
-
-    def _registry_program(self, port: int) -> tuple[tuple[str, ...], dict[str, str]]:
-        spec, host = self.mesh.registry, _registry_host(self.mesh)
-        if spec.kind == "command":
-            return spec.command, {**self.shell, "HOST": host, "PORT": str(port)}
-        store = str(self.state.path / "registry.db")
-        argv = [sys.executable, "-P", "-m", "mesh_supervisor.registry", "--host", host, "--port", str(port)]
-        return (*argv, "--store", store, "--allow-host", self.mesh.advertise), dict(self.shell)
 
     def registry_serves(self) -> bool:
         if self.mesh.registry.kind == "external":
@@ -410,71 +328,14 @@ class Supervisor:
 
     def say(self, text: str) -> None:
         """To the log, for people."""
-        self.outputs.hub.say(self.outputs.hide(text))
+        self.news.say(text)
 
     def _status(self, name: str, text: str) -> None:
         self.members[name].status = text
 
-    def _swept(self, name: str, swept: list[Swept]) -> None:
-        names = ", ".join(f"{one.name} (pid {one.pid})" for one in swept)
-        alive = [str(one.pid) for one in swept if not one.killed]
-        text = f"left behind by {name}, killed: {names}" + (f"; could not kill {', '.join(alive)}" if alive else "")
-        self.say(text)
-        self.outputs.bus.publish(event(EventKind.SWEPT, text, agent=name, pids=[one.pid for one in swept]))
-
     def _give_up(self, name: str, reason: str) -> None:
         self.say(f"{name} is essential and {reason}: the mesh stops")
         self.finish(1)
-
-    def _report(self, name: str, report: Report) -> None:
-        member = self.members[name]
-        text = self.outputs.hide(report.text)
-        member.last = _last_words(report.kind, text, report.seconds)
-        line = _LINES.get(report.kind)
-        if report.kind in ("reload-completed", "reload-rejected") or self._was_reload(member, report):
-            self._report_reload(name, member, report, text)
-        elif line is not None and not self.over.is_set():
-            self.say(line(name, text, report))
-        if report.kind in ("ready", "reload-completed"):
-            member.status = ""
-        if report.kind in _KINDS:
-            details = {"generation": report.generation}
-            if report.seconds is not None:
-                details["seconds"] = round(report.seconds, 3)  # type: ignore[assignment]
-            self.outputs.bus.publish(event(_KINDS[report.kind], text, agent=name, **details))
-
-    @staticmethod
-    def _was_reload(member: Member, report: Report) -> bool:
-        """A crash of an instance that a reload had started and that never got ready is a reload that failed."""
-        start = member.launcher.starts.get(report.generation)
-        serving = member.state.serving
-        never_ready = serving is None or serving.generation != report.generation
-        return report.kind == "crashed" and start is not None and start.cause is Cause.RELOAD and never_ready
-
-    def _report_reload(self, name: str, member: Member, report: Report, text: str) -> None:
-        outcome = {"reload-completed": "completed", "reload-rejected": "rejected"}.get(report.kind, "failed")
-        start, phases = member.launcher.starts.get(report.generation), member.launcher.phases
-        now = asyncio.get_running_loop().time()
-        asked_at = start.asked_at if start is not None and outcome != "rejected" else now
-        spans = {}
-        if phases is not None and outcome != "rejected":
-            spans = {
-                "stop": 1000 * (phases.launched_at - phases.asked_at),
-                "start": 1000 * (phases.spawned_at - phases.launched_at),
-                "ready": 1000 * (now - phases.spawned_at),
-            }
-        record = Reload(
-            outcome=outcome,
-            trigger="save" if start is None or outcome == "rejected" else _trigger(start.reason),
-            reason=start.reason if start is not None and outcome != "rejected" else text,
-            generation=report.generation,
-            previous=report.generation - 1 if outcome != "rejected" else None,
-            phases_ms=spans,
-            total_ms=1000 * (now - asked_at),
-            error=None if outcome == "completed" else text,
-        )
-        self.outputs.bus.publish(record.as_event(name))
-        self.say(record.sentence(name))
 
     # ---- watching ----------------------------------------------------------------------------------------------------
 
@@ -578,67 +439,3 @@ class Supervisor:
         if self.enrolment.trouble is not None:
             found.append(f"registry: {self.enrolment.trouble}")
         return tuple(found)
-
-
-def policy_of(spec: AgentSpec, mode: Mode) -> Policy:
-    """stop-first for all: two generations side by side need the runtime inside the agent."""
-    return Policy(
-        restart=spec.restart,
-        backoff=spec.backoff,
-        crashloop=spec.crashloop,
-        kind=spec.kind,
-        order=Order.STOP_FIRST,
-        dev=mode is Mode.DEV,
-        essential=spec.essential,
-    )
-
-
-def _told_host(mesh: MeshSpec) -> str:
-    """The host under which agents reach the registry."""
-    return mesh.advertise
-
-
-def _registry_host(mesh: MeshSpec) -> str:
-    """It listens on loopback unless others are told to come from elsewhere."""
-    return "127.0.0.1" if mesh.advertise in ("127.0.0.1", "localhost") else "0.0.0.0"
-
-
-def _trigger(reason: str) -> str:
-    if reason.startswith("mesh.toml"):
-        return "config"
-    return "command" if reason.startswith("asked") else "save"
-
-
-def _last_words(kind: str, text: str, seconds: float | None) -> str:
-    if kind in ("ready", "reload-completed"):
-        return f"{'reloaded' if kind == 'reload-completed' else 'ready'} in {seconds or 0:.2f}s"
-    if kind in ("backoff", "crashloop"):
-        return text
-    return text if kind in ("crashed", "failed") else f"{kind.replace('-', ' ')}: {text}"
-
-
-_LINES: Mapping[str, Callable[[str, str, Report], str]] = {
-    "ready": lambda name, text, r: f"{name} is ready in {r.seconds or 0:.2f}s (generation {r.generation})",
-    "crashed": lambda name, text, r: f"{name} crashed: {text}",
-    "backoff": lambda name, text, r: f"{name} is started again in {r.seconds or 0:.1f}s",
-    "crashloop": lambda name, text, r: (
-        f"{name} is in a crash loop: next try in {r.seconds or 0:.0f}s, "
-        f"or at once on an edit or `meshsup restart {name}`"
-    ),
-    "failed": lambda name, text, r: f"{name} failed: {text}; it waits for an edit or `meshsup start {name}`",
-    "done": lambda name, text, r: f"{name} is done",
-    "reload-started": lambda name, text, r: f"Reloading {name} ({text})",
-    "reload-undone": lambda name, text, r: f"{name}: {text}",
-    "stopped": lambda name, text, r: f"{name} {text}",
-}
-
-_KINDS: Mapping[str, EventKind] = {
-    "ready": EventKind.READY,
-    "crashed": EventKind.CRASHED,
-    "crashloop": EventKind.CRASHLOOP,
-    "failed": EventKind.FAILED,
-    "not-live": EventKind.NOT_LIVE,
-    "done": EventKind.EXITED,
-    "stopped": EventKind.STOPPED,
-    "reload-started": EventKind.RELOAD_STARTED,
-}
