@@ -239,7 +239,7 @@ class _Walk:
         return public or ()
 
     def _is_ours(self, name: str) -> bool:
-        spot = self._finder.find(name)
+        spot = self._finder.find(name) if name else None
         return spot is not None and spot.ours and (spot.file is not None or "." in name)
 
     def _import(self, name: str, visit: _Visit, found: Import) -> Spot | None:
@@ -265,8 +265,7 @@ class _Walk:
         self, name: str, wanted: str, spot: Spot, source: Source | None, visit: _Visit, found: Import
     ) -> None:
         """``from name import wanted``: an attribute of the module if it has one, else a submodule."""
-        inside_itself = spot.file == visit.file  # where the name may be bound by this very import
-        if source is not None and wanted in source.firmly_bound and not inside_itself:
+        if source is not None and self._is_attribute(wanted, name, source):
             return
         full = f"{name}.{wanted}"
         if spot.inside is not None:
@@ -276,6 +275,14 @@ class _Walk:
             if source is None or wanted not in source.bound:
                 self._note_missing(full, visit.file)
         self._suspect_attribute(name, wanted, spot, source, visit, found)
+
+    def _is_attribute(self, wanted: str, package: str, source: Source) -> bool:
+        """Is the name surely bound whenever somebody asks the package for it? Not after an import of the project's
+        own: that may lead back here in a circle, before the name is bound, and then Python loads the submodule."""
+        before = source.firmly_bound.get(wanted)
+        return before is not None and not any(
+            self._is_ours(_absolute(found, package)) for found in source.imports[:before]
+        )
 
     def _import_all(self, name: str, spot: Spot, visit: _Visit, found: Import) -> None:
         for folder in spot.inside or ():

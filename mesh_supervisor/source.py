@@ -8,8 +8,8 @@ mends it is seen.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 STAR = "*"
 """The name in ``Import.names`` of ``from a import *``."""
@@ -51,7 +51,8 @@ class PathEdit:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What one file says. ``bound`` are names that its top level may bind, ``firmly_bound`` those it always does.
+    """What one file says. ``bound`` are names that its top level may bind; ``firmly_bound`` those it always does, each
+    with the number of imports (the first of ``imports``) that come before.
 
     ``dynamic``: it may have names that are not written in it (``__getattr__``, ``globals()``, star imports).
     ``unruly``: it may make modules findable in ways that are not followed here, so no import after it is surely gone.
@@ -61,7 +62,7 @@ class Source:
 
     imports: tuple[Import, ...] = ()
     bound: frozenset[str] = frozenset()
-    firmly_bound: frozenset[str] = frozenset()
+    firmly_bound: Mapping[str, int] = field(default_factory=dict)
     public: tuple[str, ...] | None = None
     dynamic: bool = False
     unruly: bool = False

@@ -87,7 +87,7 @@ class _Reader:
         self._file = file
         self._imports: list[Import] = []
         self._bound: set[str] = set()
-        self._firmly: set[str] = set()
+        self._firmly: dict[str, int] = {}
         self._poked: set[str] = set()
         self._public: tuple[str, ...] | None = None
         self._edits: list[PathEdit] = []
@@ -107,7 +107,7 @@ class _Reader:
         return Source(
             imports=tuple(self._imports),
             bound=frozenset(self._bound),
-            firmly_bound=frozenset(self._firmly),
+            firmly_bound=self._firmly,
             public=self._public,
             dynamic=self._dynamic or "__getattr__" in self._bound,
             unruly=self._unruly,
@@ -154,8 +154,8 @@ class _Reader:
 
     def _read_import(self, node: ast.Import, scope: _Scope) -> None:
         for alias in node.names:
-            self._bind(alias.asname or alias.name.partition(".")[0], scope)
             self._add(Import(alias.name, line=node.lineno), scope)
+            self._bind(alias.asname or alias.name.partition(".")[0], scope)
 
     def _read_import_from(self, node: ast.ImportFrom, scope: _Scope) -> None:
         if node.module == "__future__":
@@ -163,12 +163,12 @@ class _Reader:
         names = tuple(alias.name for alias in node.names)
         if STAR in names:
             self._dynamic = True
+        self._add(Import(node.module or "", node.level, names, node.lineno), scope)
         # In a package ``from . import x`` loads its submodule x, unless x is bound by something else before.
         own_parts = node.level == 1 and not node.module and self._file.endswith("/__init__.py")
         for alias in node.names:
             if not own_parts or (alias.asname or alias.name) != alias.name:
                 self._bind(alias.asname or alias.name, scope)
-        self._add(Import(node.module or "", node.level, names, node.lineno), scope)
 
     def _add(self, found: Import, scope: _Scope) -> None:
         if not scope.dead:
@@ -217,7 +217,7 @@ class _Reader:
             self._bind_target(target, scope if isinstance(node, ast.AnnAssign) and node.value else scope.loose())
         for target in getattr(node, "targets", ()):  # del: whether the name is still there is not known
             if isinstance(target, ast.Name):
-                self._firmly.discard(target.id)
+                self._firmly.pop(target.id, None)
         for item in getattr(node, "items", ()):
             if item.optional_vars is not None:
                 self._bind_target(item.optional_vars, scope.loose())
@@ -235,7 +235,7 @@ class _Reader:
             return
         self._bound.add(name)
         if scope.firm and not scope.main_only:
-            self._firmly.add(name)
+            self._firmly.setdefault(name, len(self._imports))
 
     def _bind_target(self, target: ast.expr, scope: _Scope) -> None:
         match target:

@@ -56,6 +56,16 @@ def test_from_a_package_a_name_is_an_attribute_if_it_has_one_else_a_submodule() 
     assert names(found) == {"main.py", "a/__init__.py", "a/submodule.py", "a/maybe.py"}
 
 
+def test_a_circle_that_asks_before_the_name_is_bound_loads_the_submodule() -> None:
+    files = {
+        "/p/main.py": "import a",
+        "/p/a/__init__.py": "import back\nx = 1",
+        "/p/a/x.py": "",
+        "/p/back.py": "from a import x",
+    }
+    assert names(project(files)) == {"main.py", "a/__init__.py", "back.py", "a/x.py"}
+
+
 def test_a_star_loads_the_submodules_of_a_literal_all() -> None:
     files = {
         "/p/main.py": "from a import *",

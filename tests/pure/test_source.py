@@ -87,7 +87,7 @@ def test_a_definition_far_down_that_imports() -> None:
 
 def test_names_bound_firmly_and_perhaps() -> None:
     found = read("a = 1\nif x:\n    b = 1\nimport c.d\nfrom e import f as g\ndel a\ndef h(): i = 1\n")
-    assert found.firmly_bound == {"c", "g", "h"}
+    assert found.firmly_bound == {"c": 1, "g": 2, "h": 2}
     assert {"a", "b", "c", "g", "h"} <= found.bound
     assert "i" not in found.bound
 
