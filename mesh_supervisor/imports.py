@@ -62,7 +62,7 @@ class Closure:
     files: Mapping[Path, Step]
     third_party: frozenset[str] = frozenset()
     missing: Mapping[Path, Path | None] = field(default_factory=dict)
-    folders: Mapping[Path, Path] = field(default_factory=dict)
+    folders: Mapping[Path, Path | None] = field(default_factory=dict)
     gone: tuple[Gone, ...] = ()
     outside: frozenset[Path] = frozenset()
     notes: tuple[str, ...] = ()
@@ -344,7 +344,7 @@ class _Walk:
             files=files,
             third_party=frozenset(self._third_party),
             missing={Path(file): Path(by) if by else None for file, by in self._missing.items()},
-            folders={Path(folder): Path(by) for folder, by in self._folders.items()},
+            folders={Path(folder): Path(by) if by else None for folder, by in self._folders.items()},
             gone=tuple(self._judged()),
             outside=frozenset(Path(folder) for folder in self._search.path if self._is_outside(folder)),
             notes=tuple(self._notes),
