@@ -140,9 +140,9 @@ async def stop(child: Child, signal_number: int, grace: float) -> Exit:
     with child.being_stopped():
         try:
             async with asyncio.timeout(grace):
-                told_all = _tell(child, signal_number)
+                untold = _tell(child, signal_number)
                 await child.wait()
-                await _see_off(child, None if told_all else signal_number)
+                await _see_off(child, untold, signal_number)
         except TimeoutError:
             child.send(signal.SIGKILL)
             for process in _companions(child):
@@ -150,31 +150,39 @@ async def stop(child: Child, signal_number: int, grace: float) -> Exit:
         return await child.wait()
 
 
-def _tell(child: Child, number: int) -> bool:
-    """Send the signal; True: to its whole session, False: to the child alone.
+def _tell(child: Child, number: int) -> list[procfs.Process]:
+    """Send the signal to whoever should hear it first; returns those of the session that have not been told.
 
     A program that catches the signal decides itself what its children are told: ``uv run`` passes it on, and the
     workers of a process pool must not die before the requests that need them. Everything else dies of it, or is a
-    shell, which keeps it from its children: there each of them is told.
+    shell, which keeps it from its children: there each of them is told. But what catches nothing waits for those that
+    do: in ``server | cat`` the cat must still be there for the server's last words.
     """
-    alone = procfs.catches(child.pid, number) and not _is_shell(child.pid)
-    if alone:
+    others = _companions(child)
+    if procfs.catches(child.pid, number) and not _is_shell(child.pid):
         child.send(number, group=False)
+        untold = others
     else:
-        child.send(number)
-        for process in _companions(child):
-            if process.group != child.pid:
+        polite = {one.pid for one in others if procfs.catches(one.pid, number)}
+        untold = [one for one in others if polite and one.pid not in polite and one.name not in _SHELLS]
+        child.send(number, group=not untold)
+        for process in others:
+            if process not in untold and (untold or process.group != child.pid):
                 _signal_one(process, number)
     # A stopped process cannot act on a signal, so wake it as well.
     child.send(signal.SIGCONT)
-    return not alone
+    return untold
 
 
-async def _see_off(child: Child, number: int | None) -> None:
-    """Wait for those of the session that outlive its first process; ``number``: they have not been told yet."""
+async def _see_off(child: Child, untold: list[procfs.Process], number: int) -> None:
+    """Wait for those of the session that outlive its first process; the last to go are those that were not told."""
+    waiting = {(process.pid, process.started) for process in untold}
     for process in _companions(child):
-        if number is not None:
-            _signal_one(process, number)
+        _signal_one(process, signal.SIGCONT)
+        if (process.pid, process.started) not in waiting:
+            await _end_of(process)
+    for process in _companions(child):
+        _signal_one(process, number)
         _signal_one(process, signal.SIGCONT)
     for process in _companions(child):
         await _end_of(process)
