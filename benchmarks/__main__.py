@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="*", choices=TABLES, help="these tables, printed and not written")
     parser.add_argument("--peers", nargs="*", help="these tools only, printed and not written")
+    parser.add_argument("--note", default="", help="what a reader must know of this run")
     parser.add_argument("--tries", type=int, default=9)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/meshsup-benchmarks")
     options = parser.parse_args()
@@ -35,7 +36,7 @@ def main() -> None:
     ]
     peers, versions = installed(peers)
     tables = [TABLES[name](peers, options.tries) for name in options.only or TABLES]
-    page = document(tables, versions)
+    page = document(tables, versions, options.note)
     print(page)
     if options.only is None and options.peers is None:
         PAGE.write_text(page)

@@ -105,7 +105,8 @@ def machine() -> str:
     return f"{psutil.cpu_count()} cores ({model}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
 
 
-def document(tables: Sequence[Table], versions: Mapping[str, str]) -> str:
+def document(tables: Sequence[Table], versions: Mapping[str, str], note: str = "") -> str:
+    """The whole page; ``note``: what a reader must know of this run, such as other work on the machine."""
     tools = ", ".join(f"{name} {version}" for name, version in versions.items())
     return "\n".join(
         [
@@ -117,6 +118,7 @@ def document(tables: Sequence[Table], versions: Mapping[str, str]) -> str:
             "",
             f"- {datetime.now(UTC):%Y-%m-%d}, {machine()}, Python {platform.python_version()}",
             f"- {tools}",
+            *([f"- {note}"] if note else []),
             "",
             *(table.markdown() for table in tables),
         ]
