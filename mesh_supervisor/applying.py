@@ -57,13 +57,13 @@ class Applying:
                 return _answer(["nothing changes"], difference)
             lines = difference.lines()
             supervisor.say("\n".join(["mesh.toml: applying", *lines]))
-            await self._carry_out(difference, new, force)
+            await self._carry_out(difference, new, force, by_save=trigger == "saved")
             supervisor.outputs.bus.publish(
                 event(EventKind.CONFIG_APPLIED, "; ".join(lines), trigger=trigger, lines=lines)
             )
             return _answer(lines, difference)
 
-    async def _carry_out(self, difference: Difference, new: MeshSpec, force: bool) -> None:
+    async def _carry_out(self, difference: Difference, new: MeshSpec, force: bool, *, by_save: bool) -> None:
         supervisor = self._supervisor
         await asyncio.gather(*(supervisor.remove(name) for name in difference.removed))
         supervisor.mesh = supervisor.ground.mesh = _keep_what_needs_down(supervisor.mesh, new)
@@ -75,7 +75,10 @@ class Applying:
                 self._retune(name, spec)
         self._watch_config_files(new)
         for name, keys in difference.restarted.items():
-            await self._restart(name, keys, force)
+            if by_save and not supervisor.selection.agents[name].enabled:
+                self._withhold(name, keys)
+            else:
+                await self._restart(name, keys, force)
         for name in difference.reregistered:
             self._announce_again(name)
         supervisor.want(name for name in difference.added if not new.agents[name].profiles)
@@ -92,11 +95,16 @@ class Applying:
         member = supervisor.members[name]
         if member.state.wish is Wish.DOWN:
             return
-        broken = None if force or member.state.serving is None else await supervisor.selection.broken(name)
+        broken = None if force or member.state.serving is None else await supervisor.selection.accept(name)
         if broken is not None:
             member.task.post(EditRejected(broken))
         else:
             member.task.post(InputsChanged(f"mesh.toml: {', '.join(keys)}"))
+
+    def _withhold(self, name: str, keys: tuple[str, ...]) -> None:
+        """No save restarts an agent whose watching is off, not even one of mesh.toml."""
+        self._supervisor.selection.agents[name].withheld = f"mesh.toml: {', '.join(keys)}"
+        self._supervisor.say(f"{name} is not watched: it runs on as it was; `meshsup restart {name}` or `watch enable`")
 
     def _announce_again(self, name: str) -> None:
         member = self._supervisor.members[name]

@@ -124,7 +124,7 @@ class Commands:
         member = self._supervisor.members[name]
         if name == REGISTRY or member.state.serving is None:
             return None
-        broken = await self._supervisor.selection.broken(name)
+        broken = await self._supervisor.selection.accept(name)
         if broken is None:
             return None
         member.task.post(EditRejected(broken))

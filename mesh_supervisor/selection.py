@@ -46,13 +46,15 @@ class Finder(Protocol):
 
 @dataclass(slots=True)
 class Tracked:
-    """``started_from``: what the newest instance was, or is about to be, started from. None: never started."""
+    """``started_from``: what the newest instance was, or is about to be, started from. None: never started.
+    ``withheld``: the change of mesh.toml that waits until a person switches its watching on again."""
 
     spec: AgentSpec
     inputs: Inputs = field(default_factory=Inputs)
     started_from: Digests | None = None
     tolerated: tuple[Gone, ...] = ()
     enabled: bool = True
+    withheld: str = ""
 
 
 class Selection:
@@ -115,7 +117,7 @@ class Selection:
         tracked = self.agents[agent]
         inputs = await self._finder.inputs_of(tracked.spec)
         tracked.started_from = await self._digests(inputs.paths)
-        tracked.tolerated = inputs.gone
+        tracked.tolerated, tracked.withheld = inputs.gone, ""
         self._learn(tracked, inputs)
         return inputs
 
@@ -156,7 +158,8 @@ class Selection:
         )
         said: set[Path] = set()
         for agent, reason in concerned.items():
-            if agent in self.agents:
+            by_value = reason.source == "env" and self.config_files.issuperset(reason.paths)
+            if agent in self.agents and not by_value:  # what env files mean was decided just now: difference.py
                 self._tell(await self._consider(agent, reason), said)
 
     def _tell(self, changed: Collection[Path], said: set[Path]) -> None:
@@ -171,6 +174,9 @@ class Selection:
     async def catch_up(self, agent: str) -> None:
         """Watching was switched on again: what changed meanwhile counts."""
         tracked = self.agents[agent]
+        if tracked.withheld:
+            self._post(agent, InputsChanged(tracked.withheld))
+            return
         path = next(iter(sorted(tracked.inputs.files)), self._root)
         await self._consider(agent, Reason(path, (path,), "import"), why="changed while its watching was off")
 
@@ -205,15 +211,20 @@ class Selection:
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
-    async def broken(self, agent: str) -> str | None:
-        """Would a restart now end in a program that cannot load? Only what has changed since its start is looked at."""
+    async def accept(self, agent: str) -> str | None:
+        """For a restart that is asked for: what is on disk now is what the next instance is started from, so that a
+        save of the same moment is no second reason. Returns why it cannot load, and then nothing is accepted."""
         tracked = self.agents[agent]
         if tracked.started_from is None:
             return None
-        inputs, _, changed = await self._compare(tracked)
-        broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated) if changed else None
+        inputs, digests, changed = await self._compare(tracked)
+        if not changed:
+            return None
+        broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated)
         if broken is None:
             self._finder.forget_bytecode(changed)
+            tracked.started_from = digests
+            self._learn(tracked, inputs)
         return broken
 
     async def why(self, path: Path) -> dict[str, Reason]:

@@ -109,10 +109,11 @@ class Supervisor:
             self._add_registry()
             for spec in self.mesh.agents.values():
                 self.add(spec)
-            self.start_watching()
             await self._say_interpreters()
             self.outputs.bus.publish(event(EventKind.MESH_STARTED, f"mesh {self.mesh.name} started"))
             self.want(self.chosen(names, profiles))
+            if REGISTRY not in self.members:
+                self.start_watching()
             await self.over.wait()
             await self._wind_up(keepers)
         return self.exit_code
@@ -292,6 +293,9 @@ class Supervisor:
             return
         became_ready = after.serving is not None and after.serving != before.serving
         if name == REGISTRY:
+            # Not before its process is on its way: watching a large tree takes as long as it takes to start.
+            if any(instance.spawned_at is not None for instance in after.alive) or not after.alive:
+                self.start_watching()
             if became_ready:
                 self.enrolment.registry_came_back()
             elif after.serving is None:
