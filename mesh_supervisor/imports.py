@@ -178,6 +178,7 @@ class _Walk:
         self._pass_over(name, "")
         if spot is None:
             self._note_missing(name, "")
+            self._suspect_start(name)
         elif spot.file is not None and spot.ours:
             self._add(spot.file, MAIN, parent, origin, "the program")
         else:
@@ -311,6 +312,8 @@ class _Walk:
         top = prefix if "." not in prefix else ""
         if top:
             self._note_foreign(top)
+        if not visit.file and not found.guess and found.firm:
+            self._suspect_start(name)
         if found.guess or not visit.certain or not found.firm or not visit.file:
             return
         parent = self._finder.find(prefix.rpartition(".")[0]) if not top else None
@@ -319,6 +322,14 @@ class _Walk:
         if self._finder.is_clear(prefix):
             message = f"No module named '{prefix}'"
             self._suspects.append(_Suspect(visit, found, message, unknown=bool(top) or shared, candidates=candidates))
+
+    def _suspect_start(self, name: str) -> None:
+        """The module that the program starts in is nowhere: it counts when it was there, and was deleted."""
+        files = tuple(dict.fromkeys((*self._finder.passed(name), *self._finder.candidates(name))))
+        if files and self._finder.is_clear(name):
+            place = _Visit(files[-1], "", "", certain=True, quiet=False)
+            message = f"No module named '{name}'"
+            self._suspects.append(_Suspect(place, Import(name), message, unknown=True, candidates=files))
 
     def _suspect_attribute(
         self, name: str, wanted: str, spot: Spot, source: Source | None, visit: _Visit, found: Import

@@ -14,7 +14,7 @@ from mesh_supervisor.host.interpreter import Environment
 from mesh_supervisor.host.projects import declared_scripts
 from mesh_supervisor.host.sources import Disk, Look
 from mesh_supervisor.impact import Inputs
-from mesh_supervisor.imports import Closure, Entry, Step
+from mesh_supervisor.imports import Closure, Entry, Gone, Step
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
 
 _UNKNOWN = "no known inputs before it runs: its program is not found, or not installed yet"
@@ -75,7 +75,7 @@ class ProgramOnDisk:
             missing={**found.missing, **_absent(found, self._look)},
             folders=found.folders,
             third_party=found.third_party,
-            gone=found.gone,
+            gone=(*found.gone, *_deleted(found, self._look)),
             notes=(*sorted(outside), *found.notes),
             known=bool(files),
             warning=None if files else _UNKNOWN,
@@ -105,9 +105,12 @@ class ProgramOnDisk:
         )
 
     def _may_sync(self) -> bool:
-        """``uv run`` installs before it runs: what is missing now may be there then."""
+        """``uv run`` installs before it runs: what is missing now may be there then. A script that is installed
+        beside the interpreter (``uvicorn``) takes things as they are."""
         command = self._spec.command
-        return isinstance(command, CommandLine) and not Path(command.argv[0]).name.startswith("python")
+        if not isinstance(command, CommandLine) or Path(command.argv[0]).name.startswith("python"):
+            return False
+        return self._environment is None or Path(command.argv[0]).name not in self._environment.scripts
 
     def _python_path(self, started: Started) -> tuple[str, ...]:
         text = self._environ.get("PYTHONPATH", "")
@@ -152,6 +155,14 @@ class ProgramOnDisk:
 def _absent(found: Closure, look: Look) -> dict[Path, Path | None]:
     """Files where the program starts that are not there: they matter as soon as they are."""
     return {file: step.via for file, step in found.files.items() if not look.is_file(str(file))}
+
+
+def _deleted(found: Closure, look: Look) -> list[Gone]:
+    """The same files as a verdict, for the moment in which one is deleted: the program cannot start without it."""
+    return [
+        Gone(file, 0, "no such file", "FileNotFoundError", sure=False, candidates=frozenset({file}))
+        for file in _absent(found, look)
+    ]
 
 
 def _behind_links(found: Closure) -> dict[Path, Step]:

@@ -108,3 +108,15 @@ def test_the_others_never_noticed(pair: Mesh) -> None:
     clock = pair.wait_ready()["clock"]
     assert (clock.generation, clock.restarts) == (1, 0)
     assert pair.answer("clock") == "clock one"
+
+
+def test_a_program_that_is_deleted_keeps_the_old_pid_and_its_return_is_no_edit(mended: Mesh) -> None:
+    before = mended.wait_ready()["planner"]
+    program = mended.root / "planner.py"
+    good = program.read_text()
+    program.unlink()
+    assert "planner.py" in str(rejected(mended).rejection)
+    assert mended.agent("planner").pid == before.pid
+    program.write_text(good)
+    wait_for(lambda: mended.agent("planner").rejection is None)
+    assert mended.agent("planner").pid == before.pid

@@ -400,6 +400,42 @@ def test_syntax_errors_and_gone_names_are_said_with_their_place(mesh: Mesh) -> N
     assert mesh.broken(spec, ["rules.py"]) == "ModuleNotFoundError: No module named 'rules' … main.py:2"
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("agents/main.py", "FileNotFoundError: no such file … agents/main.py"),
+        ("-m agents.main", "ModuleNotFoundError: No module named 'agents.main' … agents/main.py"),
+        (["python", "-m", "agents.main"], "ModuleNotFoundError: No module named 'agents.main' … agents/main.py"),
+        (["uvicorn", "agents.main:app"], "ModuleNotFoundError: No module named 'agents.main' … agents/main.py"),
+    ],
+)
+def test_a_program_that_is_deleted_cannot_start(mesh: Mesh, command: str | list[str], said: str) -> None:
+    files = {"agents/__init__.py": "", "agents/main.py": "app = 1\n", "agents/other.py": ""}
+    write(mesh.root, files)
+    spec = mesh.agent(command)
+    assert not mesh.inputs(spec).gone
+    (mesh.root / "agents/main.py").unlink()
+    assert mesh.broken(spec, ["agents/main.py"]) == said
+    assert mesh.broken(spec, ["agents/other.py"]) is None
+
+
+def test_a_module_that_became_a_package_can_start(mesh: Mesh) -> None:
+    write(mesh.root, {"main.py": "app = 1\n"})
+    spec, server = mesh.agent("-m main"), mesh.agent(["uvicorn", "main:app"])
+    assert mesh.inputs(spec).files and mesh.inputs(server).files
+    (mesh.root / "main.py").unlink()
+    write(mesh.root, {"main/__init__.py": "app = 1\n", "main/__main__.py": ""})
+    for agent in (spec, server):
+        assert mesh.broken(agent, ["main.py", "main/__init__.py", "main/__main__.py"]) is None
+
+
+def test_what_an_installed_script_loads_is_gone_when_it_is_deleted(mesh: Mesh) -> None:
+    write(mesh.root, {"main.py": "from rules import greeting\napp = 1\n", "rules.py": "greeting = 1\n"})
+    spec = mesh.agent(["uvicorn", "main:app"])
+    (mesh.root / "rules.py").unlink()
+    assert mesh.broken(spec, ["rules.py"]) == "ModuleNotFoundError: No module named 'rules' … main.py:1"
+
+
 def test_a_verdict_that_what_serves_lives_with_is_no_verdict(mesh: Mesh) -> None:
     write(mesh.root, {"main.py": "from rules import greeting\nX = 1", "rules.py": ""})
     serving = mesh.inputs("main.py")
