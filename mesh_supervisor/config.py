@@ -18,17 +18,17 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from mesh_supervisor import models
-from mesh_supervisor.agent_table import AgentTable, Shared
 from mesh_supervisor.difference import Difference, differences
 from mesh_supervisor.errors import ConfigError
-from mesh_supervisor.interpolation import CannotInterpolate
 from mesh_supervisor.locate import state_dir_of
-from mesh_supervisor.mistakes import printed
-from mesh_supervisor.programs import NotUsable, folder
-from mesh_supervisor.reading import KeptPort, Reading, given, proper_name
+from mesh_supervisor.mesh_toml import models
+from mesh_supervisor.mesh_toml.agent_table import AgentTable, Shared
+from mesh_supervisor.mesh_toml.interpolation import CannotInterpolate
+from mesh_supervisor.mesh_toml.mistakes import printed
+from mesh_supervisor.mesh_toml.programs import NotUsable, folder
+from mesh_supervisor.mesh_toml.reading import KeptPort, Reading, given, proper_name
+from mesh_supervisor.mesh_toml.toml_lines import key_lines
 from mesh_supervisor.spec import AgentSpec, LogSpec, MeshSpec, Mode, RegistrySpec, WatchSpec
-from mesh_supervisor.toml_lines import key_lines
 from mesh_supervisor.wording import hide
 
 __all__ = ["Difference", "choose_mode", "differences", "hide", "json_schema", "load", "reference"]
@@ -96,14 +96,14 @@ def choose_mode(
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of mesh.toml, for editors (``#:schema``)."""
-    from mesh_supervisor import reference as pages  # only `meshsup schema` and the documentation need it
+    from mesh_supervisor.mesh_toml import reference as pages  # only `meshsup schema` and the documentation need it
 
     return pages.json_schema()
 
 
 def reference() -> str:
     """docs/configuration.md."""
-    from mesh_supervisor import reference as pages
+    from mesh_supervisor.mesh_toml import reference as pages
 
     return pages.reference()
 

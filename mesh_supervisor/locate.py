@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh_supervisor.errors import ConfigError
-from mesh_supervisor.interpolation import CannotInterpolate, expand
+from mesh_supervisor.mesh_toml.interpolation import CannotInterpolate, expand
 
 FILE_NAME = "mesh.toml"
 STATE_DIR = ".mesh"

@@ -9,10 +9,10 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh_supervisor import models
 from mesh_supervisor.config import load
 from mesh_supervisor.errors import ConfigError
-from mesh_supervisor.models import keys_of
+from mesh_supervisor.mesh_toml import models
+from mesh_supervisor.mesh_toml.models import keys_of
 
 WORDS = st.sampled_from(
     [

@@ -9,7 +9,7 @@ import pytest
 
 from mesh_supervisor.config import load
 from mesh_supervisor.errors import ConfigError
-from mesh_supervisor.models import LATER_AGENT_KEYS
+from mesh_supervisor.mesh_toml.models import LATER_AGENT_KEYS
 from tests.pure.meshfile import SHELL, MeshFile
 
 # ---- the file ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh_supervisor.interpolation import CannotInterpolate, Interpolated, expand
+from mesh_supervisor.mesh_toml.interpolation import CannotInterpolate, Interpolated, expand
 
 VALUES = {"A": "1", "EMPTY": "", "port": "8101", "agents.my-agent.url": "http://x", "ODD": "${A}"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mesh_supervisor.config import json_schema, reference
 from mesh_supervisor.ignore import BUILT_IN
-from mesh_supervisor.models import LATER_AGENT_KEYS, Agent, Defaults, keys_of
+from mesh_supervisor.mesh_toml.models import LATER_AGENT_KEYS, Agent, Defaults, keys_of
 
 COMMITTED = Path(__file__).parents[2] / "docs/configuration.md"
 

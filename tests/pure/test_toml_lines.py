@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh_supervisor.toml_lines import key_lines, line_of
+from mesh_supervisor.mesh_toml.toml_lines import key_lines, line_of
 
 TEXT = '''\
 # a comment with [brackets] and a = b

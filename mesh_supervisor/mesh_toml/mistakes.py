@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from pydantic_core import ErrorDetails
 
-from mesh_supervisor.interpolation import Interpolated
-from mesh_supervisor.models import LATER_AGENT_KEYS, SHAPE_TAG
-from mesh_supervisor.toml_lines import Lines, line_of
+from mesh_supervisor.mesh_toml.interpolation import Interpolated
+from mesh_supervisor.mesh_toml.models import LATER_AGENT_KEYS, SHAPE_TAG
+from mesh_supervisor.mesh_toml.toml_lines import Lines, line_of
 from mesh_supervisor.wording import one_line
 
 KeyPath = tuple[str | int, ...]

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from mesh_supervisor import models
 from mesh_supervisor.ignore import BUILT_IN
-from mesh_supervisor.models import LATER_AGENT_KEYS, STOP_SIGNALS, MeshFile, Table, field_of, keys_of
+from mesh_supervisor.mesh_toml import models
+from mesh_supervisor.mesh_toml.models import LATER_AGENT_KEYS, STOP_SIGNALS, MeshFile, Table, field_of, keys_of
 
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
@@ -51,7 +51,7 @@ def _or_interpolated(value: dict[str, Any]) -> dict[str, Any]:
 _INTRODUCTION = """\
 # mesh.toml
 
-<!-- Made by `python -m mesh_supervisor.config > docs/configuration.md`; edit mesh_supervisor/models.py instead. -->
+<!-- Made by `python -m mesh_supervisor.config > docs/configuration.md`; the keys are in mesh_toml/models.py. -->
 
 `meshsup` looks for `mesh.toml` in the working directory and upward. `-f FILE`, `-C DIR` and `MESHSUP_FILE` win, in this
 order (`-f` is relative to `-C`). `meshsup check` validates it and tells all mistakes at once; `meshsup schema` prints

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from mesh_supervisor.interpolation import Interpolated
+from mesh_supervisor.mesh_toml.interpolation import Interpolated
 from mesh_supervisor.spec import Backoff, CrashLoop
 
 NAME = r"[a-z0-9][a-z0-9_-]*"

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from pathspec import GitIgnoreSpec
 from pydantic import ValidationError
 
-from mesh_supervisor import models
-from mesh_supervisor.env_file import UnusableEnvFile, read_env_file
 from mesh_supervisor.errors import suggestion
-from mesh_supervisor.interpolation import CannotInterpolate, expand
 from mesh_supervisor.locate import absolute
-from mesh_supervisor.mistakes import KeyPath, Mistake, described, from_pydantic, unknown_key
+from mesh_supervisor.mesh_toml import models
+from mesh_supervisor.mesh_toml.env_file import UnusableEnvFile, read_env_file
+from mesh_supervisor.mesh_toml.interpolation import CannotInterpolate, expand
+from mesh_supervisor.mesh_toml.mistakes import KeyPath, Mistake, described, from_pydantic, unknown_key
 from mesh_supervisor.wording import hide
 
 RESERVED_NAMES = ("meshsup", "registry")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from mesh_supervisor import models
 from mesh_supervisor.errors import suggestion
-from mesh_supervisor.interpolation import CannotInterpolate
-from mesh_supervisor.programs import NotUsable, folder, interpreter, module, script, search_path_of
-from mesh_supervisor.reading import PROBE_KEYS, Reading, given
+from mesh_supervisor.mesh_toml import models
+from mesh_supervisor.mesh_toml.interpolation import CannotInterpolate
+from mesh_supervisor.mesh_toml.programs import NotUsable, folder, interpreter, module, script, search_path_of
+from mesh_supervisor.mesh_toml.reading import PROBE_KEYS, Reading, given
 from mesh_supervisor.spec import (
     AgentSpec,
     Backoff,
