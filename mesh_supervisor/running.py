@@ -27,6 +27,7 @@ from mesh_supervisor.host.kept_ports import KeptPorts
 from mesh_supervisor.host.logs import Console, LogFiles, LogHub, Sink
 from mesh_supervisor.host.ports import free_port
 from mesh_supervisor.host.reaper import Reaper, become_subreaper
+from mesh_supervisor.host.spawn import allow_many_files
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.sweep import sweep_owner
 from mesh_supervisor.locate import Place, control_socket
@@ -73,6 +74,7 @@ async def run(place: Place, options: UpOptions) -> int:
     state.lock()
     try:
         become_subreaper()
+        allow_many_files()
         # What a killed supervisor left holds our ports. By mark and tag, so never a stranger.
         left = await asyncio.to_thread(sweep_owner, state.owner)
         with _outputs(mesh, state, options) as outputs:

@@ -1,11 +1,12 @@
-"""Becomes the program: ``python -I -S -X utf8 exec_helper.py PARENT TAG KEPT DIRECTORY PROGRAM [ARG…]``, by spawn.py.
+"""Becomes the program: ``python -I -S -X utf8 exec_helper.py PARENT TAG KEPT FILES DIRECTORY PROGRAM [ARG…]``, by
+spawn.py.
 
 Stands between the supervisor and the program because what must be done after the fork (dispositions, mask, death
 signal, descriptors) may not be done by Python code in a forked copy of a process with threads. Imports next to
 nothing (``signal`` alone would cost 3 ms for its enums) and nothing of ours: it runs in < 10 ms.
 
 PARENT is the supervisor's pid; TAG the number for RLIMIT_LOCKS (see sweep.py) or "-"; KEPT the descriptors beyond
-0-2 that the program gets, "3,7" or "-". Whatever fails is one line on stderr and exit code 126 or 127, as shells do.
+0-2 that the program gets, "3,7" or "-"; FILES the soft limit of open files, or "-" for ours. Whatever fails is one line on stderr and exit code 126 or 127, as shells do.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 _RLIMIT_LOCKS = 10
 
 
-def main(parent: int, tag: str, kept: str, directory: str, argv: list[str]) -> None:
+def main(parent: int, tag: str, kept: str, files: str, directory: str, argv: list[str]) -> None:
     """Never returns. The supervisor has blocked SIGINT, so that Python's own handler cannot print a traceback."""
     if os.getsid(0) != os.getpid():
         os.setsid()  # where posix_spawn cannot
@@ -31,6 +32,7 @@ def main(parent: int, tag: str, kept: str, directory: str, argv: list[str]) -> N
     die_with(parent)
     carry(tag)
     close_all_but([int(fd) for fd in kept.split(",") if fd != "-"])
+    limit_files(files)
     try:
         os.chdir(directory)
     except OSError as error:
@@ -60,6 +62,11 @@ def carry(tag: str) -> None:
             resource.setrlimit(_RLIMIT_LOCKS, (int(tag), resource.getrlimit(_RLIMIT_LOCKS)[1]))
         except (OSError, ValueError):
             pass  # a sandbox without it: the mark in the environment remains
+
+
+def limit_files(files: str) -> None:
+    if sys.platform == "linux" and files != "-":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(files), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def close_all_but(kept: list[int]) -> None:
@@ -108,4 +115,4 @@ def give_up(code: int, sentence: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5], sys.argv[6:])

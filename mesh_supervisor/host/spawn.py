@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
@@ -43,6 +44,20 @@ _HELPER = str(Path(__file__).with_name("exec_helper.py"))
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "busybox"})
 
 
+_own_files: str = ""
+"""The soft limit of open files as it was before `allow_many_files`: what programs are started with."""
+
+
+def allow_many_files() -> None:
+    """This process needs three descriptors per instance, and 1024, the usual soft limit, is there for programs that use
+    select(): it is raised here and given to programs as it was."""
+    global _own_files
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _own_files = str(soft)
+
+
 class SpawnError(MeshError):
     """The program cannot be started; one sentence says why and what helps."""
 
@@ -62,7 +77,7 @@ def spawn(program: Program, *, output: int, mark: str, stdin: int | None = None,
     _check(program)
     helper = [sys.executable, "-I", "-S", "-X", "utf8", _HELPER]
     kept = ",".join(map(str, pass_fds)) or "-"
-    words = [str(os.getpid()), str(tag_of(mark)), kept, str(program.directory), *program.argv]
+    words = [str(os.getpid()), str(tag_of(mark)), kept, _own_files or "-", str(program.directory), *program.argv]
     try:
         pid = os.posix_spawn(
             sys.executable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host import exec_helper
-from mesh_supervisor.host.spawn import MARK, Program, SpawnError, spawn
+from mesh_supervisor.host import spawn as spawning
+from mesh_supervisor.host.spawn import MARK, Program, SpawnError, allow_many_files, spawn
 from mesh_supervisor.lifecycle import Exit
 
 from .stage import PLAIN, Stage, ended, held, python
@@ -73,6 +75,24 @@ def test_no_descriptor_is_inherited_but_those_that_are_passed(stage: Stage) -> N
             os.close(private)
 
     asyncio.run(scenario())
+
+
+def test_the_limit_of_open_files_is_the_one_from_before_we_raised_our_own(stage: Stage) -> None:
+    async def limit_of_a_program() -> str:
+        actor = stage.start(python("import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"))
+        line = await actor.line()
+        await actor.child.wait()
+        return line
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        allow_many_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert asyncio.run(limit_of_a_program()) == "512"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        spawning._own_files = ""
 
 
 def test_environment_is_exactly_the_given_one_and_the_mark(stage: Stage) -> None:
