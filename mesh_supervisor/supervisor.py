@@ -96,6 +96,7 @@ class Supervisor:
         self.config_error: str | None = None
         self.on_config: Callable[[], Awaitable[None]] | None = None
         self._hurried = False
+        self._keepers: list[asyncio.Task[None]] = []
         self._all_ready = False
         self._tasks: asyncio.TaskGroup | None = None
         self._update_due = False
@@ -105,7 +106,7 @@ class Supervisor:
     async def run(self, names: Collection[str], profiles: Collection[str]) -> int:
         """Starts what is wanted, and stops all of it when ``over`` is set. Returns the exit code of `up`."""
         async with asyncio.TaskGroup() as self._tasks:
-            keepers = [self._tasks.create_task(self.selection.run()), self._tasks.create_task(self.enrolment.run())]
+            self._keepers = [self._spin(self.selection.run()), self._spin(self.enrolment.run())]
             self._add_registry()
             for spec in self.mesh.agents.values():
                 self.add(spec)
@@ -115,7 +116,7 @@ class Supervisor:
             if REGISTRY not in self.members:
                 self.start_watching()
             await self.over.wait()
-            await self._wind_up(keepers)
+            await self._wind_up(self._keepers)
         return self.exit_code
 
     async def _say_interpreters(self) -> None:
@@ -130,12 +131,11 @@ class Supervisor:
             self.say(f"python: {python}{whom}")
 
     async def _wind_up(self, keepers: Iterable[asyncio.Task[None]]) -> None:
+        # First what could start something: no save and no mesh.toml counts any more.
         if self.watcher is not None:
             self.watcher.stop()
+        await _cancelled(keepers)
         await self._stop_all()
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
         await self.client.aclose()
         self.outputs.bus.publish(event(EventKind.MESH_STOPPED, f"mesh {self.mesh.name} stopped"))
         for member in self.members.values():
@@ -175,6 +175,7 @@ class Supervisor:
             self.say("stopping at once")
         self._hurried = True
         for member in self.members.values():
+            member.task.post(Unwanted())  # what is killed now must not count as a crash that wants a restart
             member.task.hurry()
 
     # ---- members -----------------------------------------------------------------------------------------------------
@@ -356,7 +357,7 @@ class Supervisor:
             folders=self.selection.folders,
         )
         self.watcher.start(project_roots(self.mesh.root, self.mesh.watch.roots), self.selection.files())
-        self._spin(self._watch_further())
+        self._keepers.append(self._spin(self._watch_further()))
 
     async def _watch_further(self) -> None:
         """Editable installs lie where only interpreters know, and asking them takes longer than starting agents. What
@@ -443,3 +444,12 @@ class Supervisor:
         if self.enrolment.trouble is not None:
             found.append(f"registry: {self.enrolment.trouble}")
         return tuple(found)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel them and wait until they are over; what went wrong in one of them is the task group's to tell."""
+    waiting = list(tasks)
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        await asyncio.wait(waiting)
