@@ -95,11 +95,12 @@ class Applying:
         member = supervisor.members[name]
         if member.state.wish is Wish.DOWN:
             return
+        why = f"mesh.toml: {', '.join(keys)}"
         broken = None if force or member.state.serving is None else await supervisor.selection.accept(name)
         if broken is not None:
-            member.task.post(EditRejected(broken))
+            member.task.post(EditRejected(broken, why))
         else:
-            member.task.post(InputsChanged(f"mesh.toml: {', '.join(keys)}"))
+            member.task.post(InputsChanged(why))
 
     def _withhold(self, name: str, keys: tuple[str, ...]) -> None:
         """No save restarts an agent whose watching is off, not even one of mesh.toml."""

@@ -98,7 +98,7 @@ class Commands:
         return _answer(await asyncio.gather(*(self._restart_one(name, force) for name in names)))
 
     async def _restart_one(self, name: str, force: bool) -> Outcome:
-        refusal = None if force else await self._refusal(name)
+        refusal = None if force else await self._refusal(name, "asked to restart")
         return refusal or await self._ask_up(name, RestartAsked("asked to restart"), False)
 
     async def _reload(self, arguments: Arguments) -> Answer:
@@ -116,10 +116,10 @@ class Commands:
     async def _reload_one(self, name: str, force: bool) -> Outcome:
         if self._supervisor.members[name].state.wish is Wish.DOWN:
             return Outcome(name, False, f"is stopped; use `meshsup start {name}`")
-        refusal = None if force else await self._refusal(name)
+        refusal = None if force else await self._refusal(name, "asked to reload")
         return refusal or await self._ask_up(name, InputsChanged("asked to reload"), False)
 
-    async def _refusal(self, name: str) -> Outcome | None:
+    async def _refusal(self, name: str, reason: str) -> Outcome | None:
         """A healthy agent is not killed for a file that cannot load."""
         member = self._supervisor.members[name]
         if name == REGISTRY or member.state.serving is None:
@@ -127,7 +127,7 @@ class Commands:
         broken = await self._supervisor.selection.accept(name)
         if broken is None:
             return None
-        member.task.post(EditRejected(broken))
+        member.task.post(EditRejected(broken, reason))
         return Outcome(name, False, f"refused, it keeps running: {broken} (--force does it anyway)")
 
     async def _ask_up(self, name: str, happened: LifeEvent, running_is_enough: bool) -> Outcome:

@@ -223,9 +223,10 @@ class InputsChanged:
 
 @dataclass(frozen=True, slots=True)
 class EditRejected:
-    """An edit that cannot load (file, line and message in ``text``)."""
+    """An edit that cannot load (file, line and message in ``text``). ``reason``: what would have been reloaded for."""
 
     text: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,12 +354,13 @@ class GiveUp:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What happened, for people: one of the kinds of docs/events.md. ``seconds``: how long it took, or how
-    long until the next try."""
+    long until the next try. ``reason``: why what was rejected was wanted."""
 
     kind: str
     text: str
     generation: int = 0
     seconds: float | None = None
+    reason: str = ""
 
 
 Effect = Spawn | Stop | Announce | Withdraw | GiveUp | Report
@@ -379,8 +381,8 @@ def advance(agent: Agent, event: Event, now: float, policy: Policy) -> Step:
             return _replace(agent, Start(Cause.RESTART, reason, now), Order.STOP_FIRST, policy)
         case InputsChanged(reason):
             return _reload(agent, reason, now, policy)
-        case EditRejected(text):
-            return _reject(agent, text)
+        case EditRejected(text, reason):
+            return _reject(agent, text, reason)
         case EditUndone():
             return _undo(agent)
         case Blocked(on):
@@ -479,10 +481,10 @@ def _reload(agent: Agent, reason: str, now: float, policy: Policy) -> Step:
     return agent, [Report("reload-started", reason, agent.generation), *effects]
 
 
-def _reject(agent: Agent, text: str) -> Step:
+def _reject(agent: Agent, text: str, reason: str) -> Step:
     if agent.wish is Wish.DOWN or agent.rejection == text:
         return agent, []
-    return replace(agent, rejection=text), [Report("reload-rejected", text, agent.generation)]
+    return replace(agent, rejection=text), [Report("reload-rejected", text, agent.generation, reason=reason)]
 
 
 def _undo(agent: Agent) -> Step:

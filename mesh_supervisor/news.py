@@ -76,10 +76,11 @@ class News:
                 "start": 1000 * (phases.spawned_at - phases.launched_at),
                 "ready": 1000 * (now - phases.spawned_at),
             }
+        reason = report.reason if outcome == "rejected" else start.reason if start is not None else ""
         record = Reload(
             outcome=outcome,
-            trigger="save" if start is None or outcome == "rejected" else _trigger(start.reason),
-            reason=start.reason if start is not None and outcome != "rejected" else text,
+            trigger=_trigger(reason),
+            reason=reason or text,
             generation=report.generation,
             previous=report.generation - 1 if outcome != "rejected" else None,
             phases_ms=spans,

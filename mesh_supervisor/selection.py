@@ -193,7 +193,7 @@ class Selection:
         broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated)
         if broken is not None:
             self._learn(tracked, _both(tracked.inputs, inputs))
-            self._post(agent, EditRejected(broken))
+            self._post(agent, EditRejected(broken, why or impact.chain_text(reason, self._root)))
             return changed
         self._finder.forget_bytecode(changed)
         tracked.started_from = digests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -81,6 +82,15 @@ def test_an_imported_project_module_that_is_deleted_keeps_the_old_pid(mended: Me
     (mended.root / "rules.py").unlink()
     assert "rules" in str(rejected(mended).rejection)
     assert mended.agent("planner").pid == before.pid
+
+
+def test_history_tells_what_was_edited_and_why_it_was_rejected(mended: Mesh) -> None:
+    mended.write("rules.py", "def greeting(:\n")
+    rejected(mended)
+    (row,) = json.loads(mended.ok("history", "--json", "-n", "1", "planner"))
+    assert (row["outcome"], row["trigger"]) == ("rejected", "save")
+    assert row["reason"] == "rules.py ← planner.py (import)"
+    assert "SyntaxError" in row["error"] and "rules.py:1" in row["error"]
 
 
 def test_undoing_a_bad_edit_clears_the_rejection_without_a_restart(mended: Mesh) -> None:
