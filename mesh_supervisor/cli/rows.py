@@ -60,7 +60,7 @@ def _cells(view: AgentView) -> tuple[str, ...]:
         percent(view.cpu),
         size(view.memory),
         view.registered,
-        one_line(view.last),
+        "" if view.last in view.detail else one_line(view.last),  # said once is enough, and leaves it room
     )
 
 
@@ -121,7 +121,8 @@ def remarks(snapshot: Snapshot) -> list[str]:
     """What is wrong with the mesh as a whole, for stderr."""
     said = []
     if snapshot.config_error:
-        said.append(f"the last valid configuration is kept: {snapshot.config_error}")
+        mistakes, kept = snapshot.config_error.splitlines(), "the last valid configuration is kept:"
+        said += [f"{kept} {mistakes[0]}"] if len(mistakes) == 1 else [kept, *mistakes]
     if not snapshot.registry_up:
         said.append(f"the registry does not answer at {snapshot.registry_url}")
     return [painted_remark(text) for text in (*said, *snapshot.warnings)]

@@ -103,6 +103,19 @@ def test_what_is_wrong_with_the_mesh_is_talk(mesh: FakeMesh, meshsup: Command) -
     ]
 
 
+def test_each_mistake_of_mesh_toml_has_a_line(mesh: FakeMesh, meshsup: Command) -> None:
+    mesh.now = snapshot(mesh.place, VIEW, config_error="mesh.toml: one\nmesh.toml: two")
+    said = meshsup("ps").err.splitlines()
+    assert said == ["the last valid configuration is kept:", "mesh.toml: one", "mesh.toml: two"]
+
+
+def test_what_the_state_says_is_not_said_again(mesh: FakeMesh, meshsup: Command) -> None:
+    mesh.now = snapshot(mesh.place, replace(VIEW, detail=REJECTION, last=REJECTION))
+    header, row = meshsup("ps").out.splitlines()
+    assert row.count("NameError") == 1 and f"ready ({REJECTION})" in row
+    assert header.split()[-1] == "LAST"
+
+
 def test_nothing_from_an_agent_moves_the_cursor(mesh: FakeMesh, meshsup: Command) -> None:
     mesh.now = snapshot(mesh.place, replace(VIEW, detail="\x1b[2Jevil\nnext \u202e", last="a\x07b"))
     done = meshsup("ps")
