@@ -220,7 +220,9 @@ class AgentTask:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Spawn(generation, start):
-                self._lives[generation] = _Life(self._spin(self._live(generation, start)))
+                life = self._lives[generation] = _Life(self._spin(self._live(generation, start)))
+                # Not in _live: a task that is cancelled before its first step never gets into its own body.
+                life.task.add_done_callback(lambda task: self._given_up(generation, task))
             case Stop(generation, at_once):
                 self._stop(generation, at_once)
             case Announce(generation):
@@ -258,9 +260,6 @@ class AgentTask:
         except MeshError as error:
             self._over(generation, SpawnFailed(generation, str(error), self.luck()))
             return
-        except asyncio.CancelledError:
-            self._over(generation, Exited(generation, Exit(0)))
-            raise
         self._lives[generation].process = process
         self.post(Spawned(generation))
         carer = self._spin(self._care_for(generation, process, slot))
@@ -293,6 +292,12 @@ class AgentTask:
             slot.release()
         self.post(BecameReady(generation))
         self.post(NotLive(generation, await process.unwell(), self.luck()))
+
+    def _given_up(self, generation: int, task: asyncio.Task[None]) -> None:
+        """A launch that was cancelled left no process, so it ends as if one had gone quietly."""
+        life = self._lives.get(generation)
+        if task.cancelled() and life is not None and life.process is None:
+            self._over(generation, Exited(generation, Exit(0)))
 
     def _over(self, generation: int, event: Event) -> None:
         life = self._lives.pop(generation)
