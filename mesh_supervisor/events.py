@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -21,6 +23,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 from weakref import WeakSet
+
+from mesh_supervisor.errors import MeshError
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -355,7 +359,11 @@ class EventLog:
 
     def _open(self) -> int:
         descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):  # a named pipe that nobody reads would block the event loop once it is full
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "is no file")
+        size = found.st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             os.write(descriptor, b"\n")
         return descriptor
@@ -370,17 +378,24 @@ def read_events(
     limit: int | None = None,
 ) -> list[Event]:
     """What the file holds, oldest first, also when nothing runs; no file is no events. Lines that are no events are
-    passed over (a crash can leave half a line). Raises OSError when the file is there and cannot be read."""
+    passed over (a crash can leave half a line). Raises MeshError when the file is there and cannot be read."""
     found = (one for one in _stored(events_file(state_dir)) if _matches(one, kinds, agents, since))
     return _latest(found, limit)
 
 
 def _stored(file: Path) -> Iterator[Event]:
     for part in (file.with_name(file.name + ".1"), file):
-        try:
-            text = part.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            continue
-        for line in text.splitlines():
-            with contextlib.suppress(ValueError):
+        for line in _text_of(part).split("\n"):  # not splitlines(): a text may hold U+2028
+            with contextlib.suppress(ValueError, RecursionError):
                 yield Event.from_json(json.loads(line))
+
+
+def _text_of(part: Path) -> str:
+    try:
+        if part.exists() and not part.is_file():
+            raise MeshError(f"{part}: is no file; move it away")  # reading a named pipe would never end
+        return part.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise MeshError(f"{part}: cannot be read: {error.strerror}") from error

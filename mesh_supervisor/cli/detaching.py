@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import typer
 
 from mesh_supervisor.cli.terminal import talk
 from mesh_supervisor.control.client import Client
-from mesh_supervisor.errors import NotRunning
+from mesh_supervisor.errors import ConfigError, NotRunning
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.locate import Place
 from mesh_supervisor.options import UpOptions
@@ -39,14 +40,23 @@ def _output(place: Place) -> Path:
     """What a supervisor without a terminal says before, after and beside its log. Raises ConfigError."""
     StateDir.open(place.state_dir)
     file = place.state_dir / "logs" / "meshsup.out"
-    file.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{file.parent}: cannot keep logs there ({error.strerror}); move it away") from error
     return file
 
 
 def _start(place: Place, options: UpOptions, output: Path) -> subprocess.Popen[bytes]:
     # -P: the folder that somebody stands in must not be where its modules are looked for.
     argv = [sys.executable, "-P", "-m", "mesh_supervisor.cli.detached", str(place.file), options.to_json()]
-    with output.open("wb") as file:
+    try:
+        # O_NONBLOCK: a named pipe that lies there must not hold us up.
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written ({error.strerror}); move it away") from error
+    with os.fdopen(descriptor, "wb") as file:
+        os.set_blocking(descriptor, True)
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
 
 

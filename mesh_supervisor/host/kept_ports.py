@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mesh_supervisor.errors import ConfigError
+from mesh_supervisor.host.keptfile import read_kept, write_kept
 from mesh_supervisor.host.ports import free_port
 
 FILE_NAME = "ports.json"
@@ -38,12 +39,9 @@ class KeptPorts:
         return port
 
     def _write(self) -> None:
-        # Whole beside its place and moved there: a crash or a full disk leaves the old one.
-        beside = self._file.with_name(f".{FILE_NAME}.new")
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            beside.write_text(json.dumps(self._ports, indent=2) + "\n")
-            beside.replace(self._file)
+            write_kept(self._file, (json.dumps(self._ports, indent=2) + "\n").encode())
         except OSError as error:
             raise ConfigError(f"{self._file}: cannot keep chosen ports there ({error.strerror})") from error
 
@@ -57,9 +55,9 @@ def read_kept_port(state_dir: Path) -> Callable[[str, Collection[int]], int]:
 def _read(file: Path) -> dict[str, int]:
     """A file that is missing or damaged is an empty one: ports are chosen anew."""
     try:
-        kept = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        kept = json.loads(read_kept(file))
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(kept, dict):
         return {}
-    return {name: port for name, port in kept.items() if isinstance(port, int) and 0 < port < 65536}
+    return {name: port for name, port in kept.items() if type(port) is int and 0 < port < 65536}

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh_supervisor.errors import MeshError
 from mesh_supervisor.events import (
     Bus,
     Event,
@@ -257,6 +258,29 @@ def test_half_a_line_of_a_crash_costs_that_line_only(tmp_path: Path) -> None:
     log.append(second)
     log.close()
     assert read_events(tmp_path) == [first, second]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x1c"])
+def test_a_text_with_a_separator_that_json_leaves_alone_is_one_event(tmp_path: Path, separator: str) -> None:
+    log = EventLog(tmp_path)
+    log.append(event("crashed", f"one{separator}two"))
+    log.close()
+    assert [one.text for one in read_events(tmp_path)] == [f"one{separator}two"]
+
+
+def test_endless_nesting_is_no_event(tmp_path: Path) -> None:
+    events_file(tmp_path).write_bytes(b"[" * 100_000)
+    assert read_events(tmp_path) == []
+
+
+def test_a_pipe_in_the_place_of_the_file_holds_up_nobody(tmp_path: Path) -> None:
+    os.mkfifo(events_file(tmp_path))
+    log = EventLog(tmp_path)
+    for one in numbered(500):  # more than a pipe takes
+        log.append(event("ready", one.text, filler="x" * 1000))
+    log.close()
+    with pytest.raises(MeshError, match="is no file"):
+        read_events(tmp_path)
 
 
 def test_a_removed_file_is_made_again(tmp_path: Path) -> None:
