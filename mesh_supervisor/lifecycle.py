@@ -611,6 +611,8 @@ def _crashed(
 ) -> Step:
     """Nothing serves any more and nothing comes: done, failed, or try again, now or later."""
     generation = instance.generation
+    if how is None and policy.restart is Restart.NEVER:
+        return _ended(agent, Exit(None, None, text), text, generation, policy)  # never, however it failed
     if how is not None and _is_end(how, policy, started=instance.ready_at is not None):
         return _ended(agent, how, text, generation, policy)
     reports: list[Effect] = [Report("crashed", text, generation)]

@@ -286,6 +286,20 @@ def test_a_start_without_a_process_backs_off() -> None:
     assert story.phase() is Phase.BACKOFF
 
 
+@pytest.mark.parametrize(
+    "failure", [life.SpawnFailed(1, "no such program"), life.StartTimedOut(1, "not ready"), life.NotLive(1, "503")]
+)
+def test_never_means_never_also_for_what_did_not_end_by_itself(failure: life.Event) -> None:
+    policy = Policy(restart=Restart.NEVER, essential=True)
+    story = running(policy) if isinstance(failure, life.NotLive) else Story(policy).tell(life.Wanted())
+    story.tell(failure)
+    assert story.did(life.GiveUp)
+    story.gone(1)
+    assert story.phase() is Phase.FAILED
+    assert next_wake(story.agent, policy) is None
+    assert story.tell(life.DependencyReady()).phase() is Phase.FAILED
+
+
 def test_an_essential_agent_in_a_crash_loop_gives_the_mesh_up_in_prod_only() -> None:
     for dev, expected in ((True, 0), (False, 1)):
         policy = Policy(dev=dev, essential=True, crashloop=CrashLoop(crashes=1))
