@@ -158,9 +158,17 @@ class Selection:
         )
         said: set[Path] = set()
         for agent, reason in concerned.items():
-            by_value = reason.source == "env" and self.config_files.issuperset(reason.paths)
-            if agent in self.agents and not by_value:  # what env files mean was decided just now: difference.py
+            if reason.source == "env" and self.config_files.issuperset(reason.paths):
+                await self._pass_over(agent, reason.paths)
+            elif agent in self.agents:
                 self._tell(await self._consider(agent, reason), said)
+
+    async def _pass_over(self, agent: str, paths: Collection[Path]) -> None:
+        """What env files mean was decided just now, by their values (difference.py): their new bytes are known."""
+        digests = await self._digests(paths)
+        tracked = self.agents.get(agent)
+        if tracked is not None and tracked.started_from is not None:
+            tracked.started_from = {**tracked.started_from, **digests}
 
     def _tell(self, changed: Collection[Path], said: set[Path]) -> None:
         """``File changed: …``, once per batch and only of what really differs."""
@@ -177,6 +185,8 @@ class Selection:
         if tracked.withheld:
             self._post(agent, InputsChanged(tracked.withheld))
             return
+        if not tracked.inputs.watched:
+            return  # watch = false: no save reloads it
         path = next(iter(sorted(tracked.inputs.files)), self._root)
         await self._consider(agent, Reason(path, (path,), "import"), why="changed while its watching was off")
 
@@ -186,11 +196,13 @@ class Selection:
         if tracked.started_from is None:
             return ()  # never started: it will be started from what is there then
         inputs, digests, changed = await self._compare(tracked)
+        broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated) if changed else None
+        if self.agents.get(agent) is not tracked:
+            return ()  # no longer in mesh.toml, since just now
         if not changed:
             self._learn(tracked, inputs)
             self._post(agent, EditUndone())
             return ()
-        broken = await self._finder.broken(tracked.spec, inputs, changed, tracked.tolerated)
         if broken is not None:
             self._learn(tracked, _both(tracked.inputs, inputs))
             self._post(agent, EditRejected(broken, why or impact.chain_text(reason, self._root)))
@@ -229,7 +241,7 @@ class Selection:
 
     async def why(self, path: Path) -> dict[str, Reason]:
         """The agents that a change of this file would concern, whether they are watched or not."""
-        for tracked in self.agents.values():
+        for tracked in list(self.agents.values()):  # mesh.toml may be applied meanwhile
             if tracked.started_from is None:
                 self._learn(tracked, await self._finder.inputs_of(tracked.spec))
         inputs = {name: t.inputs for name, t in self.agents.items()}
@@ -240,7 +252,7 @@ class Selection:
 
 def _with_contents(paths: frozenset[Path], inputs: Collection[Inputs]) -> frozenset[Path]:
     """A folder that came or went stands for all inputs below it."""
-    known = frozenset().union(*(own.paths for own in inputs))
+    known = frozenset().union(*(own.paths | own.missing.keys() for own in inputs))
     below = {path for path in known if any(parent in paths for parent in path.parents)}
     return paths | below
 
