@@ -89,6 +89,12 @@ class AgentLauncher:
     phases: Phases | None = None
 
     async def launch(self, generation: int, start: Start) -> LaunchedInstance:
+        try:
+            return await self._launch(generation, start)
+        except OSError as error:  # no descriptors or no memory left: that passes, and is no reason to end the mesh
+            raise MeshError(f"cannot be started: {error.strerror or error}") from error
+
+    async def _launch(self, generation: int, start: Start) -> LaunchedInstance:
         launched_at = self.now()
         spec = self.spec
         program = await self.preparation.program(spec, generation)

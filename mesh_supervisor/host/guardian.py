@@ -62,8 +62,10 @@ class Guardian:
             self._let_go()
             if self._say is not None:
                 self._say(f"the guardian ended ({exit}) and is started again")
-            await asyncio.sleep(_PAUSE)
-            self._spawn()
+            while self._pipe is None:
+                await asyncio.sleep(_PAUSE)
+                with contextlib.suppress(OSError):  # no processes or descriptors left just now
+                    self._spawn()
 
     def _spawn(self) -> None:
         reading, writing = os.pipe()
@@ -88,8 +90,14 @@ class Guardian:
             raise
         finally:
             os.close(reading)
+        try:
+            self._child = Child(pid, Program(argv, environ, Path("/")), mark="")
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # before its pipe ends: it would sweep a mesh that lives
+            os.waitpid(pid, 0)
+            os.close(writing)
+            raise
         self._pipe = writing
-        self._child = Child(pid, Program(argv, environ, Path("/")), mark="")
 
     def _let_go(self) -> None:
         if self._pipe is not None:

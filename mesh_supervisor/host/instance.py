@@ -65,7 +65,7 @@ class Watchers:
 
 
 class Instance:
-    """Spawned by its constructor. Raises SpawnError. ``mark``: OWNER/agent/generation.
+    """Spawned by its constructor. Raises SpawnError; OSError without descriptors. ``mark``: OWNER/agent/generation.
 
     ``ready_after_probe`` is awaited when the probe says yes (registration of agents that register themselves).
     """
@@ -92,7 +92,11 @@ class Instance:
         self._tripped = False
         self._deadline: asyncio.Timeout | None = None
         self._notify = notify.NotifySocket(self._is_mine, self._notice) if _notifies(spec) else None
-        self._capture = Capture(spec.name, generation, self._line)
+        try:
+            self._capture = Capture(spec.name, generation, self._line)
+        except OSError:
+            self._close_notify()
+            raise
         try:
             self.child = spawn(self._told(program), output=self._capture.output, mark=mark)
         except BaseException:
@@ -144,6 +148,9 @@ class Instance:
 
     def _close(self) -> None:
         self._capture.close()
+        self._close_notify()
+
+    def _close_notify(self) -> None:
         if self._notify is not None:
             self._notify.close()
 

@@ -97,7 +97,7 @@ async def http(url: str, timeout: float) -> Probed:
             status = await _status(parts, host, port)
     except TimeoutError:
         return Probed(False, f"no answer from {shown} within {timeout:g} s")
-    except UnicodeError:
+    except ValueError:  # UnicodeError, or a NUL character
         return Probed(False, f"not a host name: {sanitize(host)}")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, _Nonsense) as error:
         return Probed(False, _misunderstanding(error, shown))
@@ -177,7 +177,10 @@ async def exec_(program: Program, timeout: float, *, mark: str) -> Probed:
 
     ``mark``: of the instance it asks about, with a fourth part (see ``spawn``).
     """
-    capture = Capture("probe", 0, lambda line: None)
+    try:
+        capture = Capture("probe", 0, lambda line: None)
+    except OSError as error:  # no descriptors left
+        return Probed(False, f"cannot run {program.argv[0]}: {error.strerror}")
     try:
         child = spawn(program, output=capture.output, mark=mark)
     except SpawnError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,5 +132,53 @@ def test_a_guardian_that_is_killed_is_replaced(stage: Stage, monkeypatch: pytest
             await guardian.close()
         assert second is not None
         assert not alive(second)
+
+    asyncio.run(scenario())
+
+
+def test_a_guardian_that_cannot_be_replaced_at_once_is_replaced_later(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh_supervisor.host.guardian._PAUSE", 0.0)
+    spawn, refused = os.posix_spawn, threading.Event()
+
+    def full(*args: object, **kwargs: object) -> int:
+        refused.set()
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def scenario() -> None:
+        guardian = Guardian(stage.owner)
+        guardian.start()
+        try:
+            first = guardian.pid
+            assert first is not None
+            monkeypatch.setattr("os.posix_spawn", full)
+            os.kill(first, signal.SIGKILL)
+            await until(refused.is_set)
+            assert guardian.pid is None
+            monkeypatch.setattr("os.posix_spawn", spawn)
+            await until(lambda: guardian.pid not in (None, first))
+        finally:
+            await guardian.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_end_without_a_guardian_is_an_end_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh_supervisor.host.guardian._PAUSE", 0.0)
+    refused = threading.Event()
+
+    def full(*args: object, **kwargs: object) -> int:
+        refused.set()
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def scenario() -> None:
+        guardian = Guardian(stage.owner)
+        guardian.start()
+        assert guardian.pid is not None
+        monkeypatch.setattr("os.posix_spawn", full)
+        os.kill(guardian.pid, signal.SIGKILL)
+        await until(refused.is_set)
+        await guardian.close()
 
     asyncio.run(scenario())

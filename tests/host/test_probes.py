@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -178,7 +179,7 @@ def test_nobody_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "health", "ftp://x/", "http://", "http://[::1/", "http://x:99999/", "http://a..b/"]
+    "url", ["", "health", "ftp://x/", "http://", "http://[::1/", "http://x:99999/", "http://a..b/", "http://a\0b/"]
 )
 def test_what_is_no_url_is_an_outcome_too(url: str) -> None:
     assert not asyncio.run(http(url, PATIENCE)).ok
@@ -283,6 +284,14 @@ def test_the_exit_code_decides() -> None:
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     assert "it is not in the agent's PATH" in ran("no-such-program").said
     assert "does not exist" in ran("true", directory=tmp_path / "gone").said
+
+
+def test_no_descriptors_left_is_an_outcome_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("os.pipe", full)
+    assert ran("true") == Probed(False, "cannot run true: Too many open files")
 
 
 def test_a_probe_that_hangs_is_over_in_time() -> None:
