@@ -13,8 +13,8 @@ from mesh_supervisor.applying import Applying
 from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent
 from mesh_supervisor.events import Event
+from mesh_supervisor.explain import explain
 from mesh_supervisor.host.logs import SUPERVISOR, Line
-from mesh_supervisor.impact import chain_text
 from mesh_supervisor.lifecycle import (
     EditRejected,
     InputsChanged,
@@ -172,16 +172,9 @@ class Commands:
     # ---- watching --------------------------------------------------------------------------------------------------
 
     async def _why(self, arguments: Arguments) -> Answer:
-        lines: list[str] = []
-        body: dict[str, Any] = {"files": []}
-        for text in arguments.get("paths", ()):
-            found = await self._supervisor.selection.why(Path(text))
-            chains = {name: chain_text(reason, self._supervisor.mesh.root) for name, reason in found.items()}
-            lines += [f"{name}: {chain}{self._gate(name)}" for name, chain in chains.items()]
-            if not chains:
-                lines.append(f"{text}: no agent depends on it ({self._supervisor.why_not(Path(text))})")
-            body["files"].append({"path": text, "agents": chains})
-        return Answer(ok=True, lines=tuple(lines), body=body)
+        supervisor = self._supervisor
+        paths = arguments.get("paths", ())
+        return await explain(paths, supervisor.selection, supervisor.mesh, supervisor.ignore, self._gate)
 
     def _gate(self, name: str) -> str:
         tracked = self._supervisor.selection.agents[name]

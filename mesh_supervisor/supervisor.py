@@ -425,16 +425,6 @@ class Supervisor:
     def _why_off(self) -> str:
         return "prod mode, --no-watch or watch.enabled = false; `meshsup up --watch` switches it on"
 
-    def why_not(self, path: Path) -> str:
-        """In words, why a file concerns nobody."""
-        if not path.exists():
-            return "there is no such file"
-        if self.ignore.user_ignored(path):
-            return "watch.ignore or .meshwatch excludes it"
-        if not any(path.is_relative_to(root) for root in (self.mesh.root, *self.mesh.watch.roots)):
-            return "it lies outside mesh.toml's folder and watch.roots"
-        return "nobody imports it, and no watch glob matches it"
-
     def warnings(self) -> tuple[str, ...]:
         """What should not be overlooked, for `ps` and `up`."""
         found = [*self.mesh.warnings, *self.ignore.warnings]

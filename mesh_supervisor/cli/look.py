@@ -103,6 +103,15 @@ def why(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Also one that does not exist (any more).")],
     as_json: Json = False,
 ) -> None:
-    """Which agents a change of FILE would reload, and by which chain."""
+    """Which agents a change of FILE would reload, and by which chain. When nothing runs: by mesh.toml alone."""
     paths = [str(absolute(Path.cwd(), str(file))) for file in files]
-    tell(client_of(ctx).command("why", timeout=60.0, paths=paths), as_json)
+    client = client_of(ctx)
+    if client.running():
+        tell(client.command("why", timeout=60.0, paths=paths), as_json)
+    else:
+        import asyncio
+
+        from mesh_supervisor.cli import offline
+
+        talk("nothing runs; this is what mesh.toml says")
+        tell(asyncio.run(offline.why(client.place, paths)), as_json)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mesh_supervisor import environment
 from mesh_supervisor.config import load
+from mesh_supervisor.control.messages import Answer
 from mesh_supervisor.errors import UnknownAgent
+from mesh_supervisor.explain import explain
 from mesh_supervisor.host.children import Program
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.kept_ports import KeptPorts
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.locate import Place
+from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, MeshSpec
 
 NO_GENERATION = 0
@@ -30,8 +34,30 @@ def agent_of(place: Place, name: str) -> tuple[MeshSpec, AgentSpec]:
 
 
 def finder_of(mesh: MeshSpec) -> InputFinder:
-    ignore = Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=mesh.state_dir)
-    return InputFinder(mesh.root, ignore, dict(os.environ), mesh.watch.roots)
+    return InputFinder(mesh.root, _ignore_of(mesh), dict(os.environ), mesh.watch.roots)
+
+
+def _ignore_of(mesh: MeshSpec) -> Ignore:
+    return Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=mesh.state_dir)
+
+
+async def why(place: Place, paths: Sequence[str]) -> Answer:
+    """What `why` would say if the mesh ran. Raises ConfigError."""
+    mesh = load(place.file, os.environ)
+    ignore = _ignore_of(mesh)
+    finder = InputFinder(mesh.root, ignore, dict(os.environ), mesh.watch.roots)
+    selection = Selection(mesh.root, finder, ignore, post=_nobody, configured=_nothing, inputs_changed=lambda: None)
+    for spec in mesh.agents.values():
+        selection.track(spec, enabled=True)
+    return await explain(paths, selection, mesh, ignore, lambda name: "")
+
+
+def _nobody(agent: str, happened: object) -> None:
+    """Questions post no events."""
+
+
+async def _nothing() -> None:
+    """Nothing is applied."""
 
 
 async def program_of(mesh: MeshSpec, spec: AgentSpec, registry_url: str | None) -> Program:

@@ -188,3 +188,15 @@ def test_bash_accepts_the_script(meshsup: Command, root: Path) -> None:
         check=False,
     )
     assert "_meshsup_completion meshsup" in done.stdout
+
+
+def test_why_when_nothing_runs(root: Path, meshsup: Command) -> None:
+    (root / "agents" / "planner.py").write_text("import tool\n")
+    (root / "agents" / "tool.py").write_text("")
+    done = meshsup("why", "agents/tool.py", "mesh.toml", "gone.py")
+    assert (done.code, done.err) == (0, "nothing runs; this is what mesh.toml says\n")
+    imported, config, gone = done.out.splitlines()
+    assert imported == "planner: agents/tool.py ← agents/planner.py (import)"
+    assert config.startswith(f"{root}/mesh.toml: it is applied when it is saved")
+    assert gone == f"{root}/gone.py: no agent depends on it (there is no such file)"
+    assert not (root / ".mesh").exists()
