@@ -8,6 +8,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from mesh_supervisor.cli.terminal import BOLD, painted
+from mesh_supervisor.errors import UsageError
 
 ABOUT = """\
 meshsup runs a mesh of agents: one registry, one process per agent,
@@ -26,6 +27,8 @@ OPTIONS = (
     ("-C, --directory DIR", "look for it from there"),
     ("-h, --help, --version", ""),
 )
+
+BEFORE_THE_VERB = {"-f": "FILE", "--file": "FILE", "-C": "DIR", "--directory": "DIR"}
 
 EXAMPLES = (
     ("meshsup init && meshsup up", "write a mesh.toml, and run it"),
@@ -48,6 +51,18 @@ BRACED = re.compile(r"\{([A-Z|]+)\}")
 
 class Verb(TyperCommand):
     """One verb; its help is for people who type it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises UsageError for ``-f`` and ``-C`` behind the verb, where people write them too."""
+        known = {name for parameter in self.params for name in parameter.opts}
+        for word in args:
+            if word == "--" or not (word.startswith("-") or ctx.allow_interspersed_args):
+                break
+            option = word.partition("=")[0]
+            if option in BEFORE_THE_VERB and option not in known and not ctx.resilient_parsing:
+                what = f"{option} {BEFORE_THE_VERB[option]}"
+                raise UsageError(f"{what} stands before the verb: `meshsup {what} {ctx.info_name} …`")
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)

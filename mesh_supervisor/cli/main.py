@@ -73,8 +73,17 @@ def load_completion() -> None:
     get_completion_inspect_parameters()
 
 
+def open_closed_streams() -> None:
+    """A shell can close them (`>&-`): Python has None there, and the next file that is opened gets it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def main() -> NoReturn:
     """Run one command. Always leaves by SystemExit: errors of ours become a sentence on stderr and their exit code."""
+    open_closed_streams()
     if author.COMPLETE in os.environ:
         load_completion()
     try:
@@ -82,10 +91,13 @@ def main() -> NoReturn:
     except MeshError as error:
         _explain(error)
         _leave(error.exit_code)
+    except OSError as error:
+        _leave(_lost(error))
     except KeyboardInterrupt:
         _leave(130)
     except SystemExit as end:
-        _leave(end.code)
+        # Typer makes a 1 of a pipe whose reader has left; it left because it has seen enough.
+        _leave(0 if isinstance(end.__context__, BrokenPipeError) else end.code)
     _leave(0)
 
 
@@ -98,11 +110,19 @@ def _explain(error: MeshError) -> None:
 
 
 def _leave(code: Any) -> NoReturn:
-    """Exit after stdout was written out; a reader that went away (`| head`) is no error worth a word."""
+    """Exit after stdout was written out; a reader that went away (`| head`) is no error and not worth a word."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at its end: give it something that can be flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = code or 1
+    except OSError as error:
+        code = _lost(error) or code
     sys.exit(code)
+
+
+def _lost(error: OSError) -> int:
+    """What was to be written could not be: say why, unless nobody wants it. Returns the exit code."""
+    # Python flushes stdout once more at its end: give it something that can be flushed.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 0
+    complain(f"{error.filename or 'cannot write'}: {error.strerror}")
+    return 1

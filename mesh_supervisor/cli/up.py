@@ -49,6 +49,7 @@ def up(
     place = place_of(ctx)
     client = Client(place)
     if client.running():
+        _say_without_effect(client, prod=prod, watch=watch, debounce=debounce, show_secrets=show_secrets)
         _join(client, agents or [], profiles or [], stay=not (detach or wait))
     else:
         from mesh_supervisor.options import UpOptions
@@ -97,6 +98,23 @@ def _launch(place: Place, options: UpOptions) -> None:
         from mesh_supervisor import running
 
         raise typer.Exit(asyncio.run(running.run(place, options)))
+
+
+def _say_without_effect(
+    client: Client, *, prod: bool | None, watch: bool | None, debounce: float | None, show_secrets: bool
+) -> None:
+    """What can only be said when a mesh is started, and is not what the running one does anyway."""
+    now = client.snapshot()
+    ignored = {
+        "--prod" if prod else "--dev": prod is not None and prod != (now.mode == "prod"),
+        "--watch" if watch else "--no-watch": watch is not None and watch != now.watching,
+        "--debounce": debounce is not None,
+        "--show-secrets": show_secrets,
+    }
+    given = " and ".join(option for option, differs in ignored.items() if differs)
+    if given:
+        watching = "watching" if now.watching else "not watching"
+        talk(f"{given}: no effect on a mesh that runs ({now.mode} mode, {watching}); `meshsup down` first")
 
 
 def _join(client: Client, agents: list[str], profiles: list[str], *, stay: bool) -> None:

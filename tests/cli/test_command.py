@@ -242,3 +242,47 @@ def test_down_waits_for_the_process(root: Path, meshsup: Command) -> None:
             assert os.waitid(os.P_PID, supervisor.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         finally:
             supervisor.kill()
+
+
+# ---- streams -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("schema",), ("logs", "-f")])
+def test_a_reader_that_has_seen_enough_is_no_failure(mesh: FakeMesh, root: Path, words: tuple[str, ...]) -> None:
+    mesh.past_lines = [Line(AT, "planner", 1, "x" * 1000)] * 200  # more than a pipe holds
+    with subprocess.Popen(
+        [MESHSUP, *words], cwd=root, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+
+
+def test_closed_streams_are_no_traceback(mesh: FakeMesh, root: Path) -> None:
+    for closed in (">&-", "2>&-", "<&-", "<&- >&- 2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"{MESHSUP} ps {closed}"], cwd=root, env=environment(root), capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, ""), closed
+        assert ("planner" in done.stdout) is (">&-" not in closed.replace("2>&-", ""))
+
+
+def test_a_full_disk_is_said(mesh: FakeMesh, root: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [MESHSUP, "ps"], cwd=root, env=environment(root), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "meshsup: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [("ps", "-f", "x"), ("why", "--file=x", "y"), ("up", "-C", "x")])
+def test_an_option_behind_the_verb_that_belongs_before_it(meshsup: Command, words: tuple[str, ...]) -> None:
+    done = meshsup(*words)
+    assert done.code == 2
+    assert f"stands before the verb: `meshsup {words[1].partition('=')[0]}" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_what_belongs_to_a_command_is_its_own(meshsup: Command) -> None:
+    assert meshsup("exec", "planner", "echo", "-f", "x").out == "-f x\n"

@@ -26,6 +26,13 @@ def test_up_detached_on_a_running_mesh_does_not_stay(mesh: FakeMesh, meshsup: Co
     assert (done.code, [verb for verb, _ in mesh.asked]) == (0, ["up"])
 
 
+def test_what_a_running_mesh_cannot_become_is_said(mesh: FakeMesh, meshsup: Command) -> None:
+    said = "--prod and --no-watch and --debounce: no effect on a mesh that runs (dev mode, watching); `meshsup down`"
+    assert said in meshsup("up", "-d", "--prod", "--no-watch", "--debounce", "1").err
+    assert "no effect" not in meshsup("up", "-d", "--dev", "--watch").err
+    assert [verb for verb, _ in mesh.asked] == ["up", "up"]
+
+
 def test_waiting_ends_when_all_are_ready(mesh: FakeMesh, meshsup: Command) -> None:
     job = replace(VIEW, name="job", kind="task", state="done")
     mesh.later = [snapshot(mesh.place, replace(VIEW, state="starting"), job)] * 3
