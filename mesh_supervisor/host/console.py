@@ -10,6 +10,7 @@ import threading
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 from mesh_supervisor.host.backlog import Backlog
@@ -199,10 +200,16 @@ def _json_object(text: str) -> dict[str, Any] | None:
     if not (text.startswith("{") and text.endswith("}")):
         return None
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _finite(text: str) -> float:
+    """1e999 is JSON, but what Python makes of it is none."""
+    number = float(text)
+    return number if isfinite(number) else _refuse(text)
 
 
 def _refuse(constant: str) -> Any:

@@ -28,7 +28,9 @@ _INSIDE = re.compile(r"^\s+\| ?(?P<text>.*)$")
 _SUBGROUP = re.compile(r"\(\d+ sub-exceptions?\)$")
 _NODE_FRAME = re.compile(r"^\s+at .")
 _NODE_ERROR = re.compile(r"^(?:Uncaught )?[A-Za-z_$][\w$.]*(?: \[\w+\])?(?::|$)")
-_NODE_PLACE = re.compile(r"(?:^|[ (])(?:file://)?(?P<file>/[^():]+):(?P<line>\d+)(?::\d+)?\)?$")
+# Apart from the line's number behind it: in one expression every blank of a line of blanks and slashes would be tried.
+_NODE_PATH = re.compile(r"(?:^|[ (])(?:file://)?(?P<file>/[^():]+)")
+_NODE_NUMBER = re.compile(r":(?P<line>\d+)(?::\d+)?\)?$")
 _IDLE = re.compile(r"\s*$|Node\.js v\d|\(Use `node --trace-uncaught")
 _FOREIGN = re.compile(r"[/\\](?:site-packages|dist-packages|node_modules)[/\\]|[/\\]lib[/\\]python\d|^<|^node:")
 _NOT_LOADED = re.compile(
@@ -199,6 +201,12 @@ def _node_stack(lines: Sequence[str], head: int, first: int) -> _Found:
         last += 1
     # The excerpt above the error names the place too, and for a SyntaxError it is the only one that does.
     mentioned = [*lines[first : last + 1][::-1], *lines[max(0, head - 6) : head]]
-    places = (_NODE_PLACE.search(line) for line in mentioned)
-    frames = tuple((place["file"], int(place["line"])) for place in places if place)
+    frames = tuple(place for place in map(_node_place, mentioned) if place is not None)
     return _Found(last, lines[head].strip(), frames)
+
+
+def _node_place(line: str) -> tuple[str, int] | None:
+    for path in _NODE_PATH.finditer(line):
+        if number := _NODE_NUMBER.match(line, path.end()):
+            return path["file"], int(number["line"])
+    return None

@@ -161,7 +161,16 @@ def test_nobody_speaks_in_anothers_name_in_json() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{}x", "{not json}", '{"a": NaN}', "[1]", "{", '{"a":' * 30_000 + "1" + "}" * 30_000, '{"a": ' + "9" * 9999 + "}"],
+    [
+        "{}x",
+        "{not json}",
+        '{"a": NaN}',
+        '{"a": -1e999}',
+        "[1]",
+        "{",
+        '{"a":' * 30_000 + "1" + "}" * 30_000,
+        '{"a": ' + "9" * 9999 + "}",
+    ],
 )
 def test_what_is_no_json_object_is_text(text: str) -> None:
     assert json.loads(json_line(line(text)))["text"] == text

@@ -291,3 +291,13 @@ def test_node_throws_a_string() -> None:
         """
     )
     assert found.words == "no luck"
+
+
+def test_a_frame_of_blanks_and_slashes_is_read_once() -> None:
+    """Tried from every blank, this would take hours."""
+    assert read_failure(["Error: x", "    at" + " /" * 500_000]) == Failure("Error: x")
+
+
+def test_a_place_in_a_folder_with_blanks() -> None:
+    found = read_failure(["Error: x", "    at main (file:///my files/a b.js:12:3)"])
+    assert (found.file, found.line) == ("/my files/a b.js", 12)
