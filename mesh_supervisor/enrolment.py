@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from mesh_supervisor.environment import MESH_SDK, agent_id, words_of
 from mesh_supervisor.errors import RegistryError
@@ -207,8 +208,8 @@ class Enrolment:
             await self._announce_wanted()
 
     async def _look_at_issued(self) -> None:
-        healthy = {row.get("id") for row in await self._registry.agents() if row.get("status") == "healthy"}
-        self._seen = {id for id in self._issued if id in healthy}
+        healthy = [row.get("id") for row in await self._registry.agents() if row.get("status") == "healthy"]
+        self._seen = self._issued.keys() & {id for id in healthy if isinstance(id, str)}
 
     def _worse(self, text: str) -> None:
         if self.trouble is None:
@@ -222,8 +223,10 @@ class Enrolment:
 
 
 def _place(endpoint: object) -> Place | None:
-    """``http://127.0.0.1:8101`` → its host and port."""
-    if not isinstance(endpoint, str):
+    """``http://127.0.0.1:8101`` → its host and port; None for what is no address: anybody can register anything."""
+    try:
+        parts = urlsplit(endpoint if isinstance(endpoint, str) else "")
+        host, port = parts.hostname, parts.port
+    except ValueError:
         return None
-    host, _, port = endpoint.rpartition("//")[2].rstrip("/").rpartition(":")
-    return Place(host.strip("[]"), int(port)) if port.isdigit() else None
+    return Place(host, port) if host and port else None

@@ -252,7 +252,7 @@ class Instance:
         probe = self.spec.ready.probe
         if probe is None and (place is not None or self.spec.port is not None):
             host, port = (place.host, place.port) if place is not None else (self.spec.host, self.spec.port)
-            probe = HttpProbe(f"http://{_connectable(host)}:{port}{SDK_HEALTH}")
+            probe = HttpProbe(_url(SDK_HEALTH, _connectable(host), port))
         if probe is not None:
             await self._answer(probe)
 
