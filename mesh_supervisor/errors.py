@@ -11,6 +11,7 @@ The tree:
     ├── PortTaken          1  somebody else listens there
     ├── NotReady           1  an instance did not get ready in time
     ├── RegistryError      1  the registry is unreachable or answers nonsense
+    │   └── Refused        1  it answers, and does not want this one
     └── AlreadyRunning     1  another supervisor owns this state_dir
 
 A message is one sentence (or one per line, for several mistakes) that names the place and a way out.
@@ -72,7 +73,7 @@ class PortTaken(MeshError):
     def __init__(self, who: str, port: int, holder: str) -> None:
         self.who, self.port, self.holder = who, port, holder
         key = "registry.port" if who == "registry" else f"agents.{who}.port"
-        super().__init__(f"{who}: port {port} is already in use by {holder}; stop it or change {key} in mesh.toml")
+        super().__init__(f"port {port} is already in use by {holder}; stop it or change {key} in mesh.toml")
 
 
 class NotReady(MeshError):
@@ -81,6 +82,10 @@ class NotReady(MeshError):
 
 class RegistryError(MeshError):
     """The registry does not answer, or not with what was asked for."""
+
+
+class Refused(RegistryError):
+    """The registry answers, and does not want this one agent; it may want others."""
 
 
 class AlreadyRunning(MeshError):

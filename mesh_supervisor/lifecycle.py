@@ -570,7 +570,7 @@ def _exited(agent: Agent, event: Exited, now: float, policy: Policy) -> Step:
         if agent.serving is not None:
             return _newcomer_failed(agent, newcomer, text, policy)
         if event.exit.clean and policy.kind is not Kind.TASK:
-            text = "exit 0 before it was ready"
+            text = 'exit 0 before it was ready (a program that is to end is type = "task")'
         return _crashed(agent, newcomer, event.exit, text, now, policy, event.luck, permanent=event.permanent)
     if agent.serving is not None and agent.serving.generation == generation:
         gone = agent.serving

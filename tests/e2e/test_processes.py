@@ -228,7 +228,7 @@ def test_a_taken_port_is_an_error_that_names_the_holder(mesh: Mesh) -> None:
         wait_for(lambda: mesh.agent("agent").failure)
         view = mesh.agent("agent")
         assert view.state != "ready"
-        assert str(mesh.port("agent")) in str(view.failure) and f"pid {os.getpid()}" in str(view.failure)
+        assert str(view.failure).startswith(f"port {mesh.port('agent')} ") and f"pid {os.getpid()}" in str(view.failure)
     mesh.run("restart", "agent")
     mesh.wait_ready("agent")
 

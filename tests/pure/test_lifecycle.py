@@ -170,6 +170,11 @@ def test_a_failing_task_is_retried_or_not_by_its_policy() -> None:
     assert retried.phase() is Phase.STARTING
 
 
+def test_a_service_that_ends_well_at_once_is_told_what_it_may_be() -> None:
+    story = Story().tell(life.Wanted()).tell(life.Spawned(1)).gone(1)
+    assert str(story.agent.patience.failure) == 'exit 0 before it was ready (a program that is to end is type = "task")'
+
+
 def test_on_failure_leaves_a_clean_exit_alone() -> None:
     story = running(Policy(restart=Restart.ON_FAILURE)).crash(code=0)
     assert story.phase() is Phase.FAILED
