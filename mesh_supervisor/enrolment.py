@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from mesh_supervisor.environment import MESH_SDK, agent_id, words_of
-from mesh_supervisor.errors import RegistryError
+from mesh_supervisor.environment import MESH_SDK, agent_id
+from mesh_supervisor.errors import Refused, RegistryError
 from mesh_supervisor.host.instance import Place
 from mesh_supervisor.registry.client import Announcement
 from mesh_supervisor.registry.records import Issued
@@ -30,7 +30,9 @@ SDK_LOOK_EVERY = 5.0
 class Registry(Protocol):
     """What is asked of the registry. Every call raises RegistryError when it does not answer, or not sensibly."""
 
-    async def register(self, announcement: Announcement) -> None: ...
+    async def register(self, announcement: Announcement) -> None:
+        """Raises Refused when it is this agent that is not wanted."""
+        ...
 
     async def withdraw(self, agent: str) -> None: ...
 
@@ -49,7 +51,7 @@ def registrar_of(spec: AgentSpec, frameworks: frozenset[str]) -> Register:
     """Who announces this agent: itself if it is built with the MCP Mesh SDK, we if it has a port, else nobody."""
     if spec.register is not Register.AUTO:
         return spec.register
-    if MESH_SDK in frameworks | words_of(spec):
+    if MESH_SDK in frameworks:
         return Register.SELF
     return Register.SUPERVISOR if spec.port is not None else Register.NEVER
 
@@ -75,6 +77,7 @@ class Enrolment:
         self._registry, self._owner, self._report = registry, owner, report
         self._wanted: dict[str, Announcement] = {}
         self._confirmed: set[str] = set()
+        self._refused: dict[str, str] = {}  # why, by id; said once, and tried again with every renewal
         self._leaving: set[str] = set()
         self._issued: dict[str, Issued] = {}  # ids of agents that register themselves, by id
         self._told: set[str] = set()  # those of _issued that the registry was told of
@@ -96,6 +99,7 @@ class Enrolment:
         """Also of an id that was never announced: an agent that registered itself may have been killed."""
         self._wanted.pop(id, None)
         self._confirmed.discard(id)
+        self._refused.pop(id, None)
         self._issued.pop(id, None)
         self._seen.discard(id)
         self._told.discard(id)
@@ -174,8 +178,8 @@ class Enrolment:
             self._ghosts_gone = True
         await self._withdraw_leaving()
         await self._tell_issued()
+        await self._renew()  # first: whatever becomes of newcomers, those that are known stay so
         await self._announce_wanted()
-        await self._renew()
         if self._issued:
             await self._look_at_issued()
 
@@ -194,22 +198,30 @@ class Enrolment:
         for id, announcement in list(self._wanted.items()):
             if id in self._confirmed:
                 continue
-            await self._registry.register(announcement)
+            try:
+                await self._registry.register(announcement)
+            except Refused as error:  # the others are none the worse for it
+                self._refuse(id, str(error))
+                continue
             if self._wanted.get(id) is announcement:  # not withdrawn, nor changed, while that was under way
                 self._confirmed.add(id)
+                self._refused.pop(id, None)
                 self._report(announcement.name, f"registered as {id}")
 
     async def _renew(self) -> None:
         if not self._confirmed:
             return
         _, unknown = await self._registry.lease(self._owner, LEASE, sorted(self._confirmed))
-        if lost := self._confirmed.intersection(unknown):
-            self._confirmed -= lost
-            await self._announce_wanted()
+        self._confirmed.difference_update(unknown)
 
     async def _look_at_issued(self) -> None:
         healthy = [row.get("id") for row in await self._registry.agents() if row.get("status") == "healthy"]
         self._seen = self._issued.keys() & {id for id in healthy if isinstance(id, str)}
+
+    def _refuse(self, id: str, text: str) -> None:
+        if id in self._wanted and self._refused.get(id) != text:
+            self._refused[id] = text
+            self._report("registry", text)
 
     def _worse(self, text: str) -> None:
         if self.trouble is None:

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from mesh_supervisor.errors import RegistryError
+from mesh_supervisor.errors import Refused, RegistryError
 from mesh_supervisor.registry.records import SERVICE, Issued
 from mesh_supervisor.spec import Capability
 
@@ -33,6 +33,7 @@ LARGEST_ANSWER = 64 * 1024 * 1024
 T = TypeVar("T")
 
 _MISSING = frozenset({404, 405, 501})
+_REFUSALS = frozenset({400, 409, 413, 422, 429})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,10 @@ class RegistryClient:
         return _object(await self._request("GET", "/health", expect=(200,)))
 
     async def register(self, announcement: Announcement) -> None:
-        """Announce, or announce again."""
+        """Announce, or announce again. Raises Refused when it is this agent that the registry does not want."""
         answer = _object(await self._request("POST", "/heartbeat", body=announcement.body(), expect=(200, 201)))
         if answer.get("status") == "error":  # upstream refuses some records with a 200
-            raise RegistryError(f"{self.url} refuses {announcement.id}: {str(answer.get('message'))[:300]}")
+            raise Refused(f"{self.url} refuses {announcement.id}: {str(answer.get('message'))[:300]}")
 
     async def heartbeat_head(self, agent: str) -> Heard:
         answer = await self._request("HEAD", f"/heartbeat/{quote(agent, safe='')}", expect=(200, 202, 404, 410))
@@ -213,7 +214,8 @@ class RegistryClient:
                 f"the registry at {self.url} does not answer: {error or type(error).__name__}"
             ) from None
         if reply.status not in expect:
-            raise RegistryError(f"the registry answers {method} {path} with {reply.status}: {_reason(reply)}")
+            kind = Refused if reply.status in _REFUSALS else RegistryError
+            raise kind(f"the registry answers {method} {path} with {reply.status}: {_reason(reply)}")
         return reply
 
     def _connected(self) -> httpx2.AsyncClient:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mesh_supervisor.errors import RegistryError
+from mesh_supervisor.errors import Refused, RegistryError
 from mesh_supervisor.registry.client import Announcement, Heard, RegistryClient
 from mesh_supervisor.registry.records import Issued
 from mesh_supervisor.spec import Capability
@@ -61,7 +61,7 @@ def test_a_life_in_our_registry(registry: Running) -> None:
 
 def test_a_refusal_has_the_registrys_reason(registry: Running) -> None:
     async def steps(client: RegistryClient) -> None:
-        with pytest.raises(RegistryError, match="400: agent_id: must be printable"):
+        with pytest.raises(Refused, match="400: agent_id: must be printable"):
             await client.register(Announcement("a/b", "a", "me", 1, "127.0.0.1", 1))
 
     talk(registry.url, steps)
@@ -162,7 +162,7 @@ def test_an_error_page_is_shown_short_and_printable() -> None:
 
 def test_a_refusal_with_200_as_upstream_has_it() -> None:
     async def steps(client: RegistryClient) -> None:
-        with pytest.raises(RegistryError, match="refuses planner-0001: a cycle"):
+        with pytest.raises(Refused, match="refuses planner-0001: a cycle"):
             await client.register(planner())
 
     with answering(lambda handler: reply(handler, 200, {"status": "error", "message": "a cycle"})) as url:
