@@ -60,12 +60,13 @@ def build(
     environment = {key: value for key, value in shell.items() if key not in PRIVATE}
     environment.update(_ours(spec, mesh, generation, registry_url))
     environment.update(_address(spec, names))
-    if MESH_SDK in names:
+    if MESH_SDK in frameworks:  # not a word of the command line: many things are called mesh
         environment.update(_mesh_sdk(spec, mesh, generation, owner))
     environment.update(spec.environment)
     if virtual_env is not None and "VIRTUAL_ENV" not in spec.environment:
         environment["VIRTUAL_ENV"] = str(virtual_env)
-        environment.pop("PYTHONHOME", None)
+        if "PYTHONHOME" not in spec.environment:
+            environment.pop("PYTHONHOME", None)
     if bin_dir is not None and "PATH" not in spec.environment:
         environment["PATH"] = f"{bin_dir}:{environment['PATH']}" if environment.get("PATH") else str(bin_dir)
     return environment
