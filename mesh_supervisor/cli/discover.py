@@ -9,18 +9,21 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mesh_supervisor.cli.programtext import Clues, clues_of, imported_modules
+from mesh_supervisor.cli.programtext import SERVERS, Clues, clues_of, imported_modules, imports_relatively
 
 SKIPPED = re.compile(
     r"node_modules|v?env|site-packages|__pycache__|build|dist|docs?|tests?|migrations|alembic|\..*|.*\.egg-info"
 )
 SKIPPED_FILES = re.compile(r"test_.*|.*_test|conftest|setup|noxfile|tasks|fabfile|manage|wsgi|asgi|__init__")
 GENERIC = re.compile(r"main|app|server|agent|run|start|service|api|cli|__main__|src")
+MANY = re.compile(r"agents|apps|bots|packages|programs|services|workers")
+"""Folders of many programs: their name is nobody's."""
 RESERVED = frozenset(("registry", "meshsup"))
 LARGEST_SOURCE = 1024 * 1024
 FIRST_PORT = 8101
@@ -115,7 +118,7 @@ def _sources(root: Path) -> Iterator[Found]:
     taken = {str(file) for file in _entry_files(root)}
     for file in _python_files(root):
         tree = None if str(file) in taken else _parsed(file)
-        found = None if tree is None else _program(root, file, _with_own_modules(root, file, tree))
+        found = None if tree is None else _program(root, file, tree)
         if found is not None:
             yield found
 
@@ -154,8 +157,9 @@ def _entry_files(root: Path) -> Iterator[Path]:
                 yield base / parts / "__main__.py"
 
 
-def _program(root: Path, file: Path, clues: Clues) -> Found | None:
+def _program(root: Path, file: Path, tree: ast.Module) -> Found | None:
     """How a file would be run, if it is a program at all."""
+    clues = _with_own_modules(root, file, tree)
     path = file.relative_to(root)
     name = _name_of(root, path)
     doubt = clues.doubt or ("" if clues.serves else ONCE)
@@ -165,13 +169,40 @@ def _program(root: Path, file: Path, clues: Clues) -> Found | None:
         why = clues.why or "a package that can be run"
         return Found(name, why, module=module, directory=_below(root, folder), port=clues.port, doubt=doubt)
     if clues.runs_itself:
-        return Found(name, clues.why or "has a __main__ block", script=path.as_posix(), port=clues.port, doubt=doubt)
+        why, folder = clues.why or "has a __main__ block", _folder_it_is_run_from(root, file, tree)
+        if folder == file.parent:
+            return Found(name, why, script=path.as_posix(), port=clues.port, doubt=doubt)
+        module = ".".join(file.relative_to(folder).with_suffix("").parts)
+        return Found(name, why, module=module, directory=_below(root, folder), port=clues.port, doubt=doubt)
     if clues.asgi_app:
-        folder = _import_root(root, file.parent)
+        folder = _folder_it_is_run_from(root, file, tree)
+        folder = _import_root(root, file.parent) if folder == file.parent else folder
         module = ".".join(file.relative_to(folder).with_suffix("").parts)
         words = ("uvicorn", f"{module}:{clues.asgi_app}")
         return Found(name, clues.why, words=words, directory=_below(root, folder), port=0)
     return None
+
+
+def _folder_it_is_run_from(root: Path, file: Path, tree: ast.Module) -> Path:
+    """Its own, where Python looks when it runs a script; one further up when what it imports is found only from there
+    (`python -m agents.planner`)."""
+    if imports_relatively(tree):
+        return _import_root(root, file.parent)
+    above = [folder for folder in file.parents if folder.is_relative_to(root)]
+    needed = {module.partition(".")[0] for module in imported_modules(tree)} - sys.stdlib_module_names - SERVERS.keys()
+    for folder in above:
+        if any(_holds(folder, module) for module in needed):
+            return folder if _is_dotted(file.relative_to(folder)) else file.parent
+    return file.parent
+
+
+def _holds(folder: Path, module: str) -> bool:
+    inside = folder / module
+    return inside.with_suffix(".py").is_file() or (inside.is_dir() and any(inside.glob("*.py")))
+
+
+def _is_dotted(path: Path) -> bool:
+    return all(part.isidentifier() for part in path.with_suffix("").parts)
 
 
 def _import_root(root: Path, folder: Path) -> Path:
@@ -216,7 +247,7 @@ def _parsed(file: Path) -> ast.Module | None:
 def _name_of(root: Path, path: Path) -> str:
     """The stem; the folder's name where that says more (planner/main.py)."""
     parts = [root.name, *path.with_suffix("").parts]
-    while len(parts) > 1 and GENERIC.fullmatch(parts[-1]):
+    while len(parts) > 1 and GENERIC.fullmatch(parts[-1]) and not MANY.fullmatch(parts[-2]):
         parts.pop()
     return parts[-1]
 

@@ -77,6 +77,11 @@ def imported_modules(tree: ast.Module) -> Iterator[str]:
             yield from (node.module, node.module.partition(".")[0])
 
 
+def imports_relatively(tree: ast.Module) -> bool:
+    """``from . import x``: only a module of a package can."""
+    return any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in ast.walk(tree))
+
+
 def _has_main_block(tree: ast.Module) -> bool:
     return any(isinstance(node, ast.If) and _asks_for_main(node.test) for node in tree.body)
 

@@ -86,6 +86,42 @@ def test_what_a_library_of_the_project_serves_counts(meshsup: Command, empty: Pa
     assert agents(meshsup, empty) == {"planner": {"command": "planner.py", "port": 8101}}
 
 
+IMPORTING = f"from common.llm import ask\n{SERVER}"
+
+
+def test_what_is_imported_from_further_up_makes_a_module_of_it(meshsup: Command, empty: Path) -> None:
+    """As a script it could not find it: Python looks where the script is."""
+    write(
+        empty,
+        {
+            "common/llm.py": "",
+            "agents/planner.py": IMPORTING,
+            "agents/mail/send.py": f"from . import text\n{SERVER}",
+            "agents/web/api.py": f"from common.llm import ask\n{APP}",
+            "agents/mail/__init__.py": "",
+            "agents/mail/text.py": "",
+            "deep/own/run_it.py": IMPORTING,
+            "deep/own/common/llm.py": "",
+            "no-module/x.py": IMPORTING,
+        },
+    )
+    found = agents(meshsup, empty)
+    assert {name: table.get("module") or table["command"] for name, table in found.items()} == {
+        "planner": "agents.planner",
+        "send": "mail.send",
+        "web": ["uvicorn", "agents.web.api:app"],
+        "run_it": "deep/own/run_it.py",
+        "x": "no-module/x.py",
+    }
+    assert [table.get("directory") for name, table in found.items() if name != "send"] == [None] * 4
+    assert found["send"]["directory"] == "agents"
+
+
+def test_a_folder_of_many_names_none_of_them(meshsup: Command, empty: Path) -> None:
+    write(empty, {"agents/api.py": SERVER, "agents/main.py": SERVER, "planner/app.py": SERVER})
+    assert set(agents(meshsup, empty)) == {"api", "main", "planner"}
+
+
 def test_a_uv_workspace(meshsup: Command, empty: Path) -> None:
     write(
         empty,
