@@ -6,7 +6,8 @@ signal, descriptors) may not be done by Python code in a forked copy of a proces
 nothing (``signal`` alone would cost 3 ms for its enums) and nothing of ours: it runs in < 10 ms.
 
 PARENT is the supervisor's pid; TAG the number for RLIMIT_LOCKS (see sweep.py) or "-"; KEPT the descriptors beyond
-0-2 that the program gets, "3,7" or "-"; FILES the soft limit of open files, or "-" for ours. Whatever fails is one line on stderr and exit code 126 or 127, as shells do.
+0-2 that the program gets, "3,7" or "-"; FILES the soft limit of open files, or "-" for ours. Whatever fails is one
+line on stderr and exit code 126 or 127, as shells do.
 """
 
 from __future__ import annotations
