@@ -105,7 +105,11 @@ class AgentLauncher:
             raise MeshError(f"cannot write {self.state.path}/generations.json: {error.strerror}") from error
         mark = f"{self.state.owner}/{spec.name}/{generation}"
         enrolled = self.preparation.enrolled(spec, generation)
-        instance = LaunchedInstance(spec, program, mark, generation, self.watchers, enrolled, self)
+        try:
+            instance = LaunchedInstance(spec, program, mark, generation, self.watchers, enrolled, self)
+        except (MeshError, OSError):
+            self.preparation.withdraw(spec, generation)  # nobody will ever register under this id
+            raise
         # Nothing is awaited from the spawn on: a cancelled launch leaves no process.
         self.instances[generation] = instance
         self.starts[generation] = start
@@ -171,6 +175,7 @@ class AgentPreparation:
     interpreter: Interpreter | None = None
     _warned: str | None = None
     _said_unregistered: bool = False
+    _enrolled: dict[int, str] = field(default_factory=dict)  # generation -> the id that the registry may know
 
     async def program(self, spec: AgentSpec, generation: int) -> Program:
         ground = self.ground
@@ -196,6 +201,7 @@ class AgentPreparation:
         if self.registrar(spec) is not Register.SELF:
             return None
         enrolment, id = self.ground.enrolment, self.id_of(spec, generation)
+        self._enrolled[generation] = id
         enrolment.issue(id, spec.name, generation)
 
         async def place() -> Place | None:
@@ -205,11 +211,14 @@ class AgentPreparation:
 
     def announce(self, spec: AgentSpec, generation: int) -> None:
         if self.registrar(spec) is Register.SUPERVISOR:
-            self.ground.enrolment.announce(announcement_of(spec, self.ground.mesh, generation, self.ground.state.owner))
+            announcement = announcement_of(spec, self.ground.mesh, generation, self.ground.state.owner)
+            self._enrolled[generation] = announcement.id
+            self.ground.enrolment.announce(announcement)
 
     def withdraw(self, spec: AgentSpec, generation: int) -> None:
-        if self.registrar(spec) is not Register.NEVER:
-            self.ground.enrolment.withdraw(self.id_of(spec, generation))
+        """Decided by what was told to the registry: mesh.toml, or its imports, may say something else by now."""
+        if generation in self._enrolled:
+            self.ground.enrolment.withdraw(self._enrolled[generation])
 
     async def settled(self, spec: AgentSpec, pid: int) -> None:
         if self.inputs.known:
