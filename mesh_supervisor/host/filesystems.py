@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def git_locks(roots: Iterable[Path]) -> tuple[Path, ...]:
     """Where git keeps the index locks of the repositories around these roots; worktrees and submodules too."""
     found: dict[Path, None] = {}
     for root in roots:
-        top = next((place for place in (root, *root.parents) if (place / ".git").exists()), None)
+        top = next((place for place in (root, *root.parents) if _there(place / ".git")), None)
         if top is not None:
             found[_git_dir(top / ".git") / "index.lock"] = None
     return tuple(found)
@@ -94,7 +95,11 @@ def _git_dir(dot_git: Path) -> Path:
 
 
 def is_locked(locks: Sequence[Path]) -> bool:
-    return any(lock.exists() for lock in locks)
+    return any(map(_there, locks))
+
+
+def _there(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists() raises where we may not look)
 
 
 class Probe:

@@ -6,6 +6,7 @@ forgets them when a rule file has changed. Safe to ask from several threads: wha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,7 +145,7 @@ class Ignore:
     def _chain_ends(self, folder: str) -> bool:
         """A repository does not obey the one around it. Above a root only the repository that it is a part of has a
         say; and where that ignores what somebody opened, its rules say nothing inside."""
-        if folder == "/" or Path(folder, ".git").exists():
+        if folder == "/" or _has_git(folder):
             return True
         above = _parent(folder)
         if not any(_within(above, root) for root in self._roots) and not _in_repository(above):
@@ -163,7 +164,11 @@ class Ignore:
 
 
 def _in_repository(folder: str) -> bool:
-    return any((place / ".git").exists() for place in (Path(folder), *Path(folder).parents))
+    return any(_has_git(str(place)) for place in (Path(folder), *Path(folder).parents))
+
+
+def _has_git(folder: str) -> bool:
+    return os.path.exists(f"{folder}/.git")  # noqa: PTH110 (Path.exists() raises where we may not look)
 
 
 def _parent(path: str) -> str:
@@ -175,4 +180,5 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _below(path: str, folder: str) -> bool:
-    return path.startswith(folder if folder.endswith("/") else folder + "/")
+    # The root folder is its own parent, but not below itself: who climbs must get to an end.
+    return path != folder and path.startswith(folder if folder.endswith("/") else folder + "/")

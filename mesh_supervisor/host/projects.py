@@ -95,7 +95,7 @@ def _of_a_size(folders: Iterable[Path]) -> list[Path]:
 
 
 def _is_workspace(folder: Path) -> bool:
-    if (folder / ".git").exists():
+    if os.path.exists(folder / ".git"):  # noqa: PTH110 (Path.exists() raises where we may not look)
         return True
     project = _read_toml(folder / "pyproject.toml")
     return project is not None and bool(_table(project, "tool", "uv", "workspace"))

@@ -168,3 +168,18 @@ def test_an_unreadable_rule_file_says_nothing(root: Path) -> None:
     (root / ".gitignore").mkdir()
     (root / ".meshwatch").write_bytes(b"\xff\xfe\n*.bak\n")
     assert Ignore([root]).user_ignored(root / "x.bak")
+
+
+def test_where_we_may_not_look_there_is_no_repository(root: Path) -> None:
+    """A name that is too long is refused like a folder that may not be entered, but to root as well."""
+    ignore = Ignore([root])
+    assert not ignore.discovery_ignored(root / ("x" * 300) / "y.md")
+    assert not ignore.discovery_ignored(Path("/", "x" * 300, "y.md"))
+
+
+def test_the_root_folder_is_a_root_like_any_other() -> None:
+    ignore = Ignore([Path("/")], ["*.draft"])
+    ignore.cover([Path("/")], [Path("/")])
+    assert not ignore.prunes(Path("/"))
+    assert not ignore.discovery_ignored(Path("/x.md"))
+    assert ignore.user_ignored(Path("/x.draft"))

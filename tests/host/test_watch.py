@@ -620,6 +620,11 @@ def test_a_lock_that_a_crashed_git_left_holds_for_two_seconds_only(root: Path) -
     run(test)
 
 
+def test_a_lock_where_we_may_not_look_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".git").write_text(f"gitdir: {'x' * 300}\n")
+    assert not filesystems.is_locked(filesystems.git_locks([tmp_path]))
+
+
 def test_the_lock_of_a_worktree_is_found(tmp_path: Path) -> None:
     root = tmp_path / "tree"
     written(root / ".git", "gitdir: ../main/.git/worktrees/tree\n")
