@@ -14,6 +14,7 @@ from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent
 from mesh_supervisor.events import Event
 from mesh_supervisor.explain import explain
+from mesh_supervisor.host.inputs import env_files_there
 from mesh_supervisor.host.logs import SUPERVISOR, Line
 from mesh_supervisor.lifecycle import (
     EditRejected,
@@ -30,6 +31,7 @@ from mesh_supervisor.lifecycle import Event as LifeEvent
 from mesh_supervisor.member import REGISTRY
 from mesh_supervisor.ordering import start_levels, with_dependencies
 from mesh_supervisor.supervisor import Supervisor
+from mesh_supervisor.wording import counted
 
 Arguments = Mapping[str, Any]
 
@@ -199,7 +201,7 @@ class Commands:
                 "imports": len(inputs.files),
                 "globs": [glob.text for glob in inputs.globs],
                 "matched": len(inputs.matched),
-                "env_files": sorted(map(str, inputs.env_files)),
+                "env_files": [str(file) for file in env_files_there(inputs)],
                 "directories": [str(folder) for folder in inputs.directories],
                 "notes": [*((inputs.warning,) if inputs.warning else ()), *inputs.notes],
             }
@@ -249,9 +251,9 @@ def _matching(words: Collection[str], names: list[str]) -> list[str]:
 
 
 def _watch_line(row: Mapping[str, Any]) -> str:
-    parts = [f"{row['imports']} imported files"] if row["imports"] else []
-    parts += [f"{row['matched']} files by {', '.join(row['globs'])}"] if row["globs"] else []
-    parts += [f"{len(row['env_files'])} env files"] if row["env_files"] else []
+    parts = [counted(row["imports"], "imported file")] if row["imports"] else []
+    parts += [f"{counted(row['matched'], 'file')} by {', '.join(row['globs'])}"] if row["globs"] else []
+    parts += [counted(len(row["env_files"]), "env file")] if row["env_files"] else []
     parts += [f"all of {folder}" for folder in row["directories"]]
     return ", ".join(parts) or "no known inputs"
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from mesh_supervisor import __version__
 from mesh_supervisor.control.messages import AgentView, Snapshot
+from mesh_supervisor.host.inputs import count
 from mesh_supervisor.host.instance import Instance
 from mesh_supervisor.host.spawn import tree, usage
 from mesh_supervisor.launcher import AgentPreparation
@@ -74,7 +75,7 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
         command=_command(member),
         directory=str(spec.directory),
         watched=bool(supervisor.watcher and tracked and tracked.enabled and inputs and inputs.watched),
-        inputs=len(inputs.paths) if inputs is not None else 0,
+        inputs=count(inputs) if inputs is not None else 0,
         warnings=_warnings(preparation),
         wanted=state.wish is Wish.UP,
     )

@@ -27,6 +27,11 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 file``, ``3 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _is_secret(value: str) -> bool:
     return len(value) >= SHORTEST_SECRET and value.lower() not in _NOT_SECRET
 

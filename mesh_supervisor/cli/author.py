@@ -61,7 +61,7 @@ def _write(file: Path, text: str, force: bool) -> None:
 
 
 def _counted(count: int, noun: str) -> str:
-    from mesh_supervisor.cli.words import counted
+    from mesh_supervisor.wording import counted
 
     return counted(count, noun)
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mesh_supervisor.cli.offline import finder_of
 from mesh_supervisor.cli.table import aligned
 from mesh_supervisor.cli.terminal import YELLOW, painted, show, talk, width
-from mesh_supervisor.cli.words import counted, one_line
+from mesh_supervisor.cli.words import one_line
 from mesh_supervisor.config import choose_mode, load
-from mesh_supervisor.host.interpreter import Interpreter
+from mesh_supervisor.host.inputs import count
+from mesh_supervisor.host.interpreter import Broken, Interpreter
 from mesh_supervisor.impact import Inputs
+from mesh_supervisor.imports import Gone
 from mesh_supervisor.locate import Place, mode_in
-from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Module, RegistrySpec
+from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Module, RegistrySpec, Script
+from mesh_supervisor.wording import counted
 
 
 def describe(place: Place) -> None:
@@ -29,7 +33,24 @@ def describe(place: Place) -> None:
         header = ("AGENT", "PORT", "INPUTS", "PYTHON", "RUNS")
         show("", *aligned([header, *(_row(mesh, *each) for each in looked)], width=width(), right=(1, 2)))
     warnings = [f"{spec.name}: {inputs.warning}" for spec, _, inputs in looked if inputs.warning]
-    talk(*(painted(one_line(text), YELLOW) for text in (*mesh.warnings, *warnings)))
+    missing = [f"{spec.name}: {text}" for spec, _, inputs in looked for text in _missing(mesh.root, spec, inputs)]
+    talk(*(painted(one_line(text), YELLOW) for text in (*mesh.warnings, *warnings, *missing)))
+
+
+def _missing(root: Path, spec: AgentSpec, inputs: Inputs) -> Iterator[str]:
+    """Imports that are nowhere, each once, with the way out if the module lies where only ``-m`` would find it."""
+    for gone in {gone.message: gone for gone in reversed(inputs.gone) if gone.sure}.values():
+        yield Broken(gone.file, gone.line, f"{gone.kind}: {gone.message}").text(root) + _way_out(root, spec, gone)
+
+
+def _way_out(root: Path, spec: AgentSpec, gone: Gone) -> str:
+    top = gone.message.split("'")[1].partition(".")[0]
+    if not isinstance(spec.command, Script) or not ((root / top).is_dir() or (root / f"{top}.py").is_file()):
+        return ""
+    words = spec.command.path.relative_to(root).with_suffix("").parts if spec.command.path.is_relative_to(root) else ()
+    if len(words) < 2 or spec.directory != root or not all(word.isidentifier() for word in words):
+        return ""
+    return f'; a script finds what is beside it, `module = "{".".join(words)}"` what is in mesh.toml\'s folder'
 
 
 async def _look(mesh: MeshSpec) -> list[tuple[AgentSpec, Interpreter, Inputs]]:
@@ -62,7 +83,7 @@ def _port(spec: AgentSpec) -> str:
 
 
 def _inputs(inputs: Inputs) -> str:
-    return str(len(inputs.paths)) if inputs.known else "?"
+    return str(count(inputs)) if inputs.known else "?"
 
 
 def _short(path: Path, root: Path) -> str:

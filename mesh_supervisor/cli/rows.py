@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from mesh_supervisor.cli.table import aligned, indented, widths
 from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, paint, painted, width
-from mesh_supervisor.cli.words import counted, duration, one_line, percent, size
+from mesh_supervisor.cli.words import duration, one_line, percent, size
 from mesh_supervisor.control.messages import AgentView, Snapshot
+from mesh_supervisor.wording import counted
 
 HEADER = ("NAME", "STATE", "PID", "PORT", "GEN", "UPTIME", "RESTARTS", "CPU", "MEM", "REGISTERED", "LAST")
 STATE = 1

@@ -41,8 +41,3 @@ def percent(value: float | None) -> str:
 def one_line(text: str) -> str:
     """``text`` without whatever moves the cursor, changes colours or the direction of writing."""
     return sanitize(" ".join(text.split()))
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 file``, ``3 files``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -215,6 +215,16 @@ class InputFinder:
         return not named and ignored(Path(entry.path) / "x")
 
 
+def env_files_there(inputs: Inputs) -> list[Path]:
+    """``.env`` is an input also while there is none, but counts as one only when there is."""
+    return [file for file in sorted(inputs.env_files) if file.exists()]
+
+
+def count(inputs: Inputs) -> int:
+    """How many files it has been found to depend on, for people."""
+    return len(inputs.paths - inputs.env_files) + len(env_files_there(inputs))
+
+
 def depth_of(glob: Glob) -> int | None:
     """How many folders down a pattern can match; None: any."""
     rest = glob.text.removeprefix("!")

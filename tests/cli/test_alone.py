@@ -134,7 +134,7 @@ def test_check_says_what_the_mesh_is(planner: Path, meshsup: Command) -> None:
     assert lines[0] == f"{planner}/mesh.toml is valid"
     assert "1 agent, dev (the default), watching" in lines[1]
     assert lines[2] == "registry: embedded, port 8000 or the next free one"
-    assert lines[-1].split()[:3] == ["planner", "18765", "2"]  # the script, and a .env that may come
+    assert lines[-1].split()[:3] == ["planner", "18765", "1"]
     assert lines[-1].endswith("agents/planner.py --fast (in agents)")
 
 
@@ -148,6 +148,21 @@ def test_check_finds_all_mistakes_at_once(root: Path, meshsup: Command) -> None:
     assert len(lines) >= 3
     assert all(line.startswith("mesh.toml") for line in lines)
     assert "did you mean" in done.err
+
+
+def test_check_names_imports_that_are_nowhere(root: Path, meshsup: Command) -> None:
+    (root / "agents" / "planner.py").write_text("import common.llm\nimport common.tool\nimport not_installed_at_all\n")
+    (root / "common").mkdir()
+    (root / "common" / "llm.py").write_text("")
+    done = meshsup("check")
+    assert (done.code, done.err.splitlines()) == (
+        0,
+        [
+            "planner: ModuleNotFoundError: No module named 'not_installed_at_all' … agents/planner.py:3",
+            "planner: ModuleNotFoundError: No module named 'common' … agents/planner.py:1; a script finds what is "
+            'beside it, `module = "agents.planner"` what is in mesh.toml\'s folder',
+        ],
+    )
 
 
 def test_schema_is_a_json_schema(meshsup: Command) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from mesh_supervisor.cli.moments import parse_since
 from mesh_supervisor.cli.table import aligned, cells, cut
-from mesh_supervisor.cli.words import counted, duration, one_line, percent, size
+from mesh_supervisor.cli.words import duration, one_line, percent, size
 from mesh_supervisor.errors import UsageError
+from mesh_supervisor.wording import counted
 
 
 @pytest.mark.parametrize(

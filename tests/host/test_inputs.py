@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host.ignore import Ignore
-from mesh_supervisor.host.inputs import InputFinder, stale_bytecode
+from mesh_supervisor.host.inputs import InputFinder, count, stale_bytecode
 from mesh_supervisor.host.projects import outermost, project_roots
 from mesh_supervisor.impact import Inputs, chain_text, reason_for
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
@@ -337,6 +337,15 @@ def test_env_files_and_what_the_user_ignores(mesh: Mesh) -> None:
     # Followed, since the program runs it; no input, since the user says so.
     assert mesh.root / "model_generated.py" in found.files
     assert found.paths == {mesh.root / "main.py", mesh.root / "tool.py", mesh.root / ".env"}
+
+
+def test_an_env_file_that_may_come_counts_when_it_is_there(mesh: Mesh) -> None:
+    write(mesh.root, {"main.py": ""})
+    env = mesh.root / ".env"
+    assert env in mesh.inputs("main.py", env_files=(env,)).paths
+    assert count(mesh.inputs("main.py", env_files=(env,))) == 1
+    env.write_text("A=1")
+    assert count(mesh.inputs("main.py", env_files=(env,))) == 2
 
 
 def test_plugins_that_appear(mesh: Mesh) -> None:
