@@ -62,7 +62,8 @@ Agents = Annotated[
 OneAgent = Annotated[str, typer.Argument(metavar="AGENT", help="Its name.", autocompletion=complete_agents)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer; exit code 124.")
+    float | None,
+    typer.Option("--timeout", min=0, max=1_000_000, metavar="SECONDS", help="Wait no longer; exit code 124."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Also when its files cannot be loaded: the old instance is lost.")]
 

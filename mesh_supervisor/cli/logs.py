@@ -62,7 +62,7 @@ class Wanted:
 def _pattern(grep: str | None) -> re.Pattern[str] | None:
     try:
         return None if grep is None else re.compile(grep)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"--grep {grep}: no regular expression: {error}") from None
 
 

@@ -29,10 +29,10 @@ def read_env_file(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    # A named pipe would block for ever.
-    if path.exists() and not path.is_file():
-        raise UnusableEnvFile(f"{path} is no file")
     try:
+        # A named pipe would block for ever.
+        if path.exists() and not path.is_file():
+            raise UnusableEnvFile(f"{path} is no file")
         return path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise UnusableEnvFile(f"no such file: {path}") from None

@@ -99,8 +99,10 @@ def _names(variables: dict[str, str]) -> dict[str, str]:
 def _pattern(value: str) -> str:
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise said(f"is no regular expression: {error}") from error
+    except RecursionError:
+        raise said("is no regular expression: it is nested too deeply") from None
     return value
 
 
@@ -136,10 +138,11 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Host = Annotated[Text, BeforeValidator(lambda value: _host(value) if isinstance(value, str) else value)]
 Words = Annotated[list[str], Field(min_length=1)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
-SomeSeconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-Factor = Annotated[float, BeforeValidator(_number), Field(ge=1, allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+# Bounds far above all sense: what is beyond them could not be counted in microseconds, multiplied, or renamed in turn.
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=1e9, allow_inf_nan=False)]
+SomeSeconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=1e9, allow_inf_nan=False)]
+Factor = Annotated[float, BeforeValidator(_number), Field(ge=1, le=1000, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0, le=1000)]
 AtLeastOne = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
 FixedPort = Annotated[int, BeforeValidator(_number), Field(ge=1, le=65535)]

@@ -238,6 +238,8 @@ class Reading:
         """The named file, else .env beside mesh.toml, which is an input also while it does not exist yet."""
         named = self.table("mesh").get("env_file")
         if isinstance(named, str) and named:
+            if "\0" in named:
+                return None, {}  # told when the table is read
             try:
                 return self.env_file(expand(named, self.environ.get), ("mesh", "env_file"))
             except CannotInterpolate:

@@ -210,6 +210,11 @@ def test_a_name_without_end(mesh: MeshFile) -> None:
         ('host = "http://x"', 'host: must be a host name or an address alone, such as "127.0.0.1"'),
         ('host = "0.0.0.0:80"', 'host: must be a host name or an address alone, such as "127.0.0.1"'),
         ('args = "--x"', 'args: must be a list, not "--x"; write ["--x"]'),
+        (
+            'depends_on = [{ agent = "x", restart = true }]',
+            "depends_on[0]: must be a string, not a table; names alone are a list, else write "
+            "depends_on = { NAME = { restart = true } }",
+        ),
         ("args = [1]", 'args[0]: must be a string, not 1; write "1", with quotes'),
         ('env = "A=1"', 'env: must be a table, not "A=1"; write env = { NAME = "value" }'),
         ("env = { A = true }", 'env.A: must be a string: write "true", with quotes'),
@@ -218,7 +223,7 @@ def test_a_name_without_end(mesh: MeshFile) -> None:
         ('env = { "A=B" = "x" }', 'env: no variable can be called "A=B"'),
         ("essential = 1", "essential: must be true or false, not 1"),
         ("start_timeout = 0", "start_timeout: must be more than 0, not 0"),
-        ("start_timeout = inf", "start_timeout: must be a finite number"),
+        ("start_timeout = inf", "start_timeout: must be at most 1000000000.0, not inf"),
         (
             'start_timeout = "10m"',
             'start_timeout: must be a number of seconds, such as 30, without quotes; not "10m"',
@@ -247,6 +252,9 @@ def test_a_name_without_end(mesh: MeshFile) -> None:
         ),
         ("backoff = { initial = 9, max = 5 }", "backoff.max: must be at least initial (9)"),
         ("backoff = { factor = 0.5 }", "backoff.factor: must be at least 1, not 0.5"),
+        ("backoff = { factor = 1e308 }", "backoff.factor: must be at most 1000, not 1e+308"),
+        ("live = { notify = true, interval = 1e308 }", "live.interval: must be at most 1000000000.0, not 1e+308"),
+        ("start_timeout = nan", "start_timeout: must be more than 0, not nan"),
         ("crashloop = { crashes = 0 }", "crashloop.crashes: must be at least 1, not 0"),
         ('capabilities = ["a", "a"]', "capabilities[1]: 'a' stands here twice"),
         ("capabilities = [{ version = '1' }]", "capabilities[0]: has no name"),
@@ -513,6 +521,24 @@ env_file = "mine.env"
     assert places == [
         "defaults.restart", "defaults.stop.signal", "defaults.env_file", "defaults.env.A", "agents.b.env_file"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999999999999}", "(" * 5000 + ")" * 5000], ids=["huge", "nested"])
+def test_a_regular_expression_that_python_chokes_on(mesh: MeshFile, pattern: str) -> None:
+    assert mesh.mistake(f"ready = {{ log = '{pattern}' }}").startswith("ready.log: is no regular expression: ")
+
+
+def test_so_many_log_files_that_their_names_alone_would_fill_the_memory(mesh: MeshFile) -> None:
+    assert mesh.mistakes("[logs]\nkeep = 1000000000000") == [
+        "logs.keep: must be at most 1000, not 1000000000000 (line 2)"
+    ]
+
+
+def test_an_env_file_whose_name_cannot_be(mesh: MeshFile) -> None:
+    told = "has a NUL character, which no program can be given"
+    assert mesh.mistakes('[mesh]\nenv_file = "a\\u0000"') == [f"mesh.env_file: {told} (line 2)"]
+    assert mesh.mistake('env_file = "a\\u0000"') == f"env_file: {told}"
+    assert "cannot be read: File name too long" in mesh.mistake(f'env_file = "{"x" * 300}"')
 
 
 def test_a_key_cannot_garble_the_terminal(mesh: MeshFile) -> None:
