@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mesh_supervisor import snapshot
-from mesh_supervisor.applying import Applying
+from mesh_supervisor.agent import AgentTask
+from mesh_supervisor.applying import NO_CHANGE, Applying
 from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent
 from mesh_supervisor.events import Event
@@ -28,12 +29,14 @@ from mesh_supervisor.lifecycle import (
     verdict_up,
 )
 from mesh_supervisor.lifecycle import Event as LifeEvent
-from mesh_supervisor.member import REGISTRY
+from mesh_supervisor.member import REGISTRY, Member
 from mesh_supervisor.ordering import start_levels, with_dependencies
 from mesh_supervisor.supervisor import Supervisor
 from mesh_supervisor.wording import counted
 
 Arguments = Mapping[str, Any]
+
+_OWN = frozenset({REGISTRY, SUPERVISOR})
 
 
 class Commands:
@@ -72,10 +75,10 @@ class Commands:
         return self._supervisor.outputs.bus.subscribe()
 
     def follow_logs(self, agents: Collection[str], lines: int) -> AsyncIterator[Line]:
-        return self._supervisor.outputs.hub.subscribe(self._named(agents), lines)
+        return self._supervisor.outputs.hub.subscribe(self._logs_of(agents), lines)
 
     def recent_logs(self, agents: Collection[str], lines: int) -> Sequence[Line]:
-        return self._supervisor.outputs.hub.recent(self._named(agents), lines)
+        return self._supervisor.outputs.hub.recent(self._logs_of(agents), lines)
 
     # ---- start, stop, restart, reload ------------------------------------------------------------------------------
 
@@ -116,14 +119,14 @@ class Commands:
         return _answer(await asyncio.gather(*(self._reload_one(name, force) for name in names)))
 
     async def _reload_one(self, name: str, force: bool) -> Outcome:
-        if self._supervisor.members[name].state.wish is Wish.DOWN:
+        if self._member(name).state.wish is Wish.DOWN:
             return Outcome(name, False, f"is stopped; use `meshsup start {name}`")
         refusal = None if force else await self._refusal(name, "asked to reload")
         return refusal or await self._ask_up(name, InputsChanged("asked to reload"), False)
 
     async def _refusal(self, name: str, reason: str) -> Outcome | None:
         """A healthy agent is not killed for a file that cannot load."""
-        member = self._supervisor.members[name]
+        member = self._member(name)
         if name == REGISTRY or member.state.serving is None:
             return None
         broken = await self._supervisor.selection.accept(name)
@@ -133,23 +136,23 @@ class Commands:
         return Outcome(name, False, f"refused, it keeps running: {broken} (--force does it anyway)")
 
     async def _ask_up(self, name: str, happened: LifeEvent, running_is_enough: bool) -> Outcome:
-        task = self._supervisor.members[name].task
+        task = self._member(name).task
         after = task.state.generation
         if running_is_enough and (task.state.serving or task.state.incoming):
             after -= 1
         begun = asyncio.get_running_loop().time()
         verdict = await task.ask(happened, lambda agent: verdict_up(agent, after))
-        return self._outcome(name, verdict, begun)
+        return self._outcome(task, verdict, begun)
 
     async def _ask_down(self, name: str) -> Outcome:
-        begun = asyncio.get_running_loop().time()
-        return self._outcome(name, await self._supervisor.members[name].task.ask(Unwanted(), verdict_down), begun)
+        task, begun = self._member(name).task, asyncio.get_running_loop().time()
+        return self._outcome(task, await task.ask(Unwanted(), verdict_down), begun)
 
-    def _outcome(self, name: str, verdict: Verdict, begun: float) -> Outcome:
+    def _outcome(self, task: AgentTask, verdict: Verdict, begun: float) -> Outcome:
         seconds = asyncio.get_running_loop().time() - begun
         text = f"{verdict.text} in {seconds:.2f}s" if verdict.ok else verdict.text
-        generation = self._supervisor.members[name].state.generation
-        return Outcome(name, verdict.ok, self._supervisor.outputs.hide(text), generation, round(seconds, 3))
+        hidden = self._supervisor.outputs.hide(text)
+        return Outcome(task.name, verdict.ok, hidden, task.state.generation, round(seconds, 3))
 
     # ---- the mesh --------------------------------------------------------------------------------------------------
 
@@ -168,8 +171,11 @@ class Commands:
         if not answer.ok:
             return answer
         names = self._named(arguments.get("agents", ()))
-        self._supervisor.want(self._supervisor.chosen(names, arguments.get("profiles", ())))
-        return Answer(ok=True, lines=answer.lines)
+        wanted = self._supervisor.chosen(names, arguments.get("profiles", ()))
+        begun = [name for name in wanted if self._supervisor.members[name].state.wish is Wish.DOWN]
+        self._supervisor.want(wanted)
+        lines = [*answer.lines, f"starts {', '.join(begun)}"] if begun else answer.lines
+        return Answer(ok=True, lines=tuple(line for line in lines if line != NO_CHANGE or not begun))
 
     # ---- watching --------------------------------------------------------------------------------------------------
 
@@ -238,16 +244,25 @@ class Commands:
     def _named(self, words: Collection[str]) -> list[str]:
         return _matching(words, list(self._supervisor.members))
 
+    def _logs_of(self, words: Collection[str]) -> list[str]:
+        return _matching(words, [*self._supervisor.members, SUPERVISOR])
+
+    def _member(self, name: str) -> Member:
+        """Raises UnknownAgent: a mesh.toml without it may have been applied since its name was looked up."""
+        if name not in self._supervisor.members:
+            raise UnknownAgent(name, self._supervisor.members)
+        return self._supervisor.members[name]
+
 
 def _matching(words: Collection[str], names: list[str]) -> list[str]:
     """A glob means agents; the registry, and the supervisor's own log, must be called by their names."""
     chosen: set[str] = set()
     for word in words:
-        found = [name for name in names if fnmatchcase(name, word) and (name != REGISTRY or word == REGISTRY)]
-        if not found and word != SUPERVISOR:
+        found = [name for name in names if name == word or (fnmatchcase(name, word) and name not in _OWN)]
+        if not found:
             raise UnknownAgent(word, names)
-        chosen.update(found or [word])
-    return [name for name in (*names, SUPERVISOR) if name in chosen]
+        chosen.update(found)
+    return [name for name in names if name in chosen]
 
 
 def _watch_line(row: Mapping[str, Any]) -> str:

@@ -326,7 +326,8 @@ class Supervisor:
             return
         member.task.post(DependencyReady())
         again = after.serving is not None and after.serving.start.cause is not Cause.START
-        if again and any(d.agent == name and d.restart for d in member.spec.depends_on):
+        # What only waited for its first start is not started twice.
+        if again and member.state.alive and any(d.agent == name and d.restart for d in member.spec.depends_on):
             member.task.post(RestartAsked(f"{name} was started again"))
 
     # ---- news --------------------------------------------------------------------------------------------------------

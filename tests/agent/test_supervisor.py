@@ -1,0 +1,495 @@
+"""The whole mesh without a process: real supervisor, commands and applying on fake instances and virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh_supervisor import supervisor as under_test
+from mesh_supervisor.applying import Applying
+from mesh_supervisor.commands import Commands
+from mesh_supervisor.control.messages import Answer
+from mesh_supervisor.errors import ConfigError, MeshError, UnknownAgent
+from mesh_supervisor.events import Bus
+from mesh_supervisor.host.logs import LogHub
+from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.lifecycle import Exit, Phase, Start, phase
+from mesh_supervisor.news import Outputs
+from mesh_supervisor.spec import (
+    AgentSpec,
+    CommandLine,
+    Condition,
+    CrashLoop,
+    Dependency,
+    MeshSpec,
+    Mode,
+    RegistrySpec,
+    WatchSpec,
+)
+from mesh_supervisor.supervisor import Supervisor
+from tests.agent.fakes import FakeProcess
+from tests.agent.test_enrolment import FakeRegistry
+from tests.agent.virtual import now, run, settle
+
+
+class Client(FakeRegistry):
+    """In place of RegistryClient."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+
+    async def aclose(self) -> None:
+        return
+
+
+class Launcher:
+    """In place of AgentLauncher: processes that get ready at once, unless they are told to be ``slow``."""
+
+    def __init__(self, mesh: Mesh, spec: AgentSpec) -> None:
+        self._mesh, self.spec = mesh, spec
+        self.instances: dict[int, Any] = {}
+        self.starts: dict[int, Start] = {}
+        self.phases = None
+
+    async def launch(self, generation: int, start: Start) -> FakeProcess:
+        mesh, name = self._mesh, self.spec.name
+        process = Process(mesh, name)
+        mesh.processes[name] = process
+        mesh.happened.append(f"+{name}")
+        if name not in mesh.slow:
+            process.gets_ready()
+        return process
+
+    def announce(self, generation: int) -> None:
+        return
+
+    def withdraw(self, generation: int) -> None:
+        return
+
+    def retune(self, spec: AgentSpec) -> None:
+        self.spec = spec
+
+
+class Process(FakeProcess):
+    def __init__(self, mesh: Mesh, name: str) -> None:
+        super().__init__(stubborn=name in mesh.stubborn)
+        self._mesh, self._name = mesh, name
+
+    async def stop(self, *, at_once: bool) -> None:
+        self._mesh.happened.append(f"{'!' if at_once else '-'}{self._name}")
+        await super().stop(at_once=at_once)
+
+
+class Mesh:
+    """``happened``: "+a" a launch, "-a" a stop, "!a" one without grace, in order."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.monkeypatch = root, monkeypatch
+        self.happened: list[str] = []
+        self.processes: dict[str, Process] = {}
+        self.slow: set[str] = set()
+        self.stubborn: set[str] = set()
+        self.read: MeshSpec | ConfigError = self.spec()
+        self.exit_code: int | None = None
+
+    def spec(self, *agents: AgentSpec, **keys: Any) -> MeshSpec:
+        return MeshSpec(
+            "demo",
+            self.root / "mesh.toml",
+            self.root,
+            self.root / ".mesh",
+            parallel_starts=9,
+            registry=RegistrySpec("external", url="http://reg:8000"),
+            watch=WatchSpec(enabled=False),
+            agents={agent.name: agent for agent in agents},
+            **keys,
+        )
+
+    def load(self) -> MeshSpec:
+        if isinstance(self.read, ConfigError):
+            raise self.read
+        return self.read
+
+    @contextlib.asynccontextmanager
+    async def up(self, spec: MeshSpec, *names: str, profiles: tuple[str, ...] = ()) -> AsyncIterator[None]:
+        self.read = spec
+        self.monkeypatch.setattr(under_test, "RegistryClient", Client)
+        self.monkeypatch.setattr(under_test, "AgentLauncher", lambda spec, *rest: Launcher(self, spec))
+        outputs = Outputs(LogHub(), Bus())
+        self.supervisor = Supervisor(spec, StateDir.open(spec.state_dir), outputs)
+        self.commands = Commands(self.supervisor, Applying(self.supervisor, self.load))
+        running = asyncio.create_task(self.supervisor.run(names, profiles))
+        await settle()
+        try:
+            yield
+        finally:
+            if not self.supervisor.over.is_set():
+                self.supervisor.finish()
+            if self.stubborn:
+                self.supervisor.hurry()
+            self.exit_code = await running
+
+    def phases(self) -> dict[str, str]:
+        return {name: str(phase(member.state)) for name, member in self.supervisor.members.items()}
+
+    def said(self) -> str:
+        return "\n".join(line.text for line in self.supervisor.outputs.hub.recent(["meshsup"], 1000))
+
+    def ask(self, verb: str, *agents: str, **arguments: Any) -> asyncio.Task[Answer]:
+        return asyncio.create_task(self.commands.command(verb, {"agents": list(agents), **arguments}))
+
+    def since(self, mark: int) -> list[str]:
+        return self.happened[mark:]
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mesh:
+    return Mesh(tmp_path.resolve(), monkeypatch)
+
+
+def agent(name: str, *depends: str | Dependency, **keys: Any) -> AgentSpec:
+    dependencies = tuple(Dependency(one) if isinstance(one, str) else one for one in depends)
+    return AgentSpec(name, CommandLine(("true",)), Path("/"), depends_on=dependencies, **keys)
+
+
+# ---- order -----------------------------------------------------------------------------------------------------------
+
+
+def test_dependencies_start_first_and_stop_last(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("web", "api"), agent("api", "db"), agent("db"))):
+            assert mesh.happened == ["+db", "+api", "+web"]
+        assert mesh.happened[3:] == ["-web", "-api", "-db"]
+        assert mesh.exit_code == 0
+
+    run(test)
+
+
+def test_one_waits_for_readiness_or_only_for_the_start(mesh: Mesh) -> None:
+    async def test() -> None:
+        mesh.slow = {"db"}
+        begun = Dependency("db", Condition.STARTED)
+        async with mesh.up(mesh.spec(agent("a", "db"), agent("b", begun), agent("db"))):
+            assert mesh.happened == ["+db", "+b"]
+            assert mesh.phases()["a"] == "waiting"
+            mesh.processes["db"].gets_ready()
+            await settle()
+            assert mesh.happened == ["+db", "+b", "+a"]
+
+    run(test)
+
+
+def test_only_those_named_with_what_they_need(mesh: Mesh) -> None:
+    async def test() -> None:
+        spec = mesh.spec(agent("a", "db"), agent("b"), agent("db"), agent("extra", profiles=("x",)))
+        async with mesh.up(spec, "a"):
+            assert mesh.happened == ["+db", "+a"]
+            assert (await mesh.ask("up", profiles=["x"])).ok
+            await settle()
+            assert mesh.happened[2:] in (["+b", "+extra"], ["+extra", "+b"])
+
+    run(test)
+
+
+def test_what_does_not_stop_in_time_is_killed(mesh: Mesh) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"db"}
+        async with mesh.up(mesh.spec(agent("a", "db"), agent("db"), stop_timeout=5.0)):
+            mesh.supervisor.finish()
+            await asyncio.sleep(4)
+            assert mesh.happened[2:] == ["-a", "-db"]
+            await asyncio.sleep(2)
+            assert mesh.happened[4:] == ["!db"]
+        assert now() < 7
+
+    run(test)
+
+
+def test_asked_twice_means_at_once(mesh: Mesh) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"a", "db"}
+        async with mesh.up(mesh.spec(agent("a", "db"), agent("db"))):
+            mesh.supervisor.finish()
+            await settle()
+            mesh.supervisor.finish()
+            await settle()
+            assert {"!a", "!db"} <= set(mesh.happened)
+        assert now() < 1
+
+    run(test)
+
+
+def test_an_essential_agent_that_ended_for_good_ends_the_mesh(mesh: Mesh) -> None:
+    async def test() -> None:
+        keys: Mapping[str, Any] = {"essential": True, "crashloop": CrashLoop(crashes=1)}
+        async with mesh.up(mesh.spec(agent("a", **keys), agent("b"), mode=Mode.PROD)):
+            mesh.processes["a"].exits(Exit(3))
+            await asyncio.wait_for(mesh.supervisor.over.wait(), 10)
+        assert mesh.exit_code == 1
+
+    run(test)
+
+
+# ---- dependencies that are started again -----------------------------------------------------------------------------
+
+
+def test_a_dependent_is_started_again_with_its_dependency_if_it_says_so(mesh: Mesh) -> None:
+    async def test() -> None:
+        again = Dependency("db", restart=True)
+        async with mesh.up(mesh.spec(agent("a", again), agent("b", "db"), agent("db"))):
+            mark = len(mesh.happened)
+            mesh.processes["db"].exits()
+            await settle()
+            assert mesh.since(mark) == ["+db", "-a", "+a"]
+
+    run(test)
+
+
+def test_a_dependent_that_waited_is_started_once(mesh: Mesh) -> None:
+    """Its dependency crashed before it was ready for the first time: there is nothing to start again."""
+
+    async def test() -> None:
+        mesh.slow = {"db"}
+        async with mesh.up(mesh.spec(agent("a", Dependency("db", restart=True)), agent("db"))):
+            mesh.slow = set()
+            mesh.processes["db"].exits()
+            await settle()
+            assert mesh.happened == ["+db", "+db", "+a"]
+            assert mesh.supervisor.members["a"].state.generation == 1
+
+    run(test)
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_stop_and_start_by_name_and_glob(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("web1", "db"), agent("web2", "db"), agent("db"))):
+            mark = len(mesh.happened)
+            answer = await mesh.ask("stop", "web*", "db")
+            assert answer.ok
+            assert [outcome.agent for outcome in answer.outcomes] == ["web1", "web2", "db"]
+            assert mesh.since(mark)[-1] == "-db"
+            mark = len(mesh.happened)
+            assert (await mesh.ask("start", "web1")).ok
+            assert mesh.since(mark) == ["+db", "+web1"], "what it needs comes up with it, and first"
+            assert mesh.phases() == {"web1": "ready", "web2": "stopped", "db": "ready"}
+
+    run(test)
+
+
+def test_start_of_one_that_was_never_wanted_waits_for_what_it_needs(mesh: Mesh) -> None:
+    async def test() -> None:
+        mesh.slow = {"db"}
+        async with mesh.up(mesh.spec(agent("a"), agent("web", "db", profiles=("x",)), agent("db", profiles=("x",)))):
+            starting = mesh.ask("start", "web")
+            await settle()
+            assert mesh.happened == ["+a", "+db"]
+            mesh.processes["db"].gets_ready()
+            assert (await starting).ok
+            assert mesh.happened == ["+a", "+db", "+web"]
+
+    run(test)
+
+
+def test_start_of_what_runs_is_answered_at_once(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            assert (await mesh.ask("start", "a")).ok
+            assert mesh.happened == ["+a"]
+
+    run(test)
+
+
+def test_reload_of_a_stopped_agent_is_refused_and_an_edit_does_not_start_it(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"), agent("b"))):
+            await mesh.ask("stop", "a")
+            answer = await mesh.ask("reload", "a")
+            assert answer.exit_code == 1
+            assert "meshsup start a" in answer.outcomes[0].text
+            answer = await mesh.ask("reload")
+            assert [outcome.agent for outcome in answer.outcomes] == ["b"]
+
+    run(test)
+
+
+def test_a_restart_that_fails_says_why(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            mesh.slow = {"a"}
+            asked = mesh.ask("restart", "a")
+            await settle()
+            mesh.processes["a"].exits(Exit(1, None, "NameError: x"), permanent=True)
+            answer = await asked
+            assert answer.exit_code == 1
+            assert "NameError: x" in answer.outcomes[0].text
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "verb", ["start", "stop", "restart", "reload", "up", "watch-status", "watch-enable", "watch-disable"]
+)
+@pytest.mark.parametrize("name", ["nobody", "meshsup", "../a", ""])
+def test_a_name_that_no_agent_has(mesh: Mesh, verb: str, name: str) -> None:
+    """The supervisor's own log has a name, but it is no agent."""
+
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            with pytest.raises(UnknownAgent):
+                await mesh.ask(verb, name)
+            assert mesh.phases() == {"a": "ready"}
+
+    run(test)
+
+
+def test_up_of_a_name_that_no_agent_has(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            for name in ("meshsup", "registry", "nobody"):
+                with pytest.raises(UnknownAgent):
+                    mesh.commands.known([name])
+            assert mesh.commands.known(["*"]) == ["a"]
+
+    run(test)
+
+
+def test_the_supervisors_own_log_can_be_asked_for(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            mesh.supervisor.say("hello")
+            assert [line.text for line in mesh.commands.recent_logs(["meshsup"], 1)] == ["hello"]
+
+    run(test)
+
+
+def test_nothing_is_started_while_the_mesh_stops(mesh: Mesh) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"a"}
+        async with mesh.up(mesh.spec(agent("a"))):
+            assert (await mesh.ask("down")).ok
+            await settle()
+            with pytest.raises(MeshError, match="is stopping"):
+                await mesh.ask("start", "a")
+            assert (await mesh.ask("down")).ok
+            await settle()
+            assert "!a" not in mesh.happened, "asking twice is no second Ctrl-C"
+
+    run(test)
+
+
+# ---- mesh.toml -------------------------------------------------------------------------------------------------------
+
+
+def test_apply_adds_removes_and_restarts_and_leaves_the_rest_alone(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("same"), agent("goes"), agent("changes"))):
+            mark = len(mesh.happened)
+            mesh.read = mesh.spec(agent("same"), agent("changes", args=("--x",)), agent("new"))
+            answer = await mesh.ask("apply")
+            await settle()
+            assert answer.body is not None
+            assert (answer.body["added"], answer.body["removed"]) == (["new"], ["goes"])
+            assert sorted(mesh.since(mark)) == ["+changes", "+new", "-changes", "-goes"]
+            assert mesh.phases() == {"same": "ready", "changes": "ready", "new": "ready"}
+            mark = len(mesh.happened)
+            assert (await mesh.ask("apply")).lines == ("nothing changes",)
+            assert mesh.since(mark) == []
+
+    run(test)
+
+
+def test_a_dry_run_changes_nothing(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            mesh.read = mesh.spec(agent("b"))
+            answer = await mesh.ask("apply", dry_run=True)
+            await settle()
+            assert answer.lines == ("+ agents.b", "- agents.a")
+            assert mesh.happened == ["+a"]
+
+    run(test)
+
+
+def test_an_invalid_mesh_toml_keeps_the_last_valid_one_and_is_said_once(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            mesh.read = ConfigError("mesh.toml: agents.a.port: no number")
+            for _ in range(2):
+                await mesh.supervisor._config_changed()
+            assert mesh.supervisor.config_error == "mesh.toml: agents.a.port: no number"
+            assert mesh.said().count("no number") == 1
+            with pytest.raises(ConfigError):
+                await mesh.ask("apply")
+            assert mesh.phases() == {"a": "ready"}
+            mesh.read = mesh.spec(agent("a"))
+            await mesh.supervisor._config_changed()
+            assert mesh.supervisor.config_error is None
+
+    run(test)
+
+
+def test_policies_of_a_changed_mesh_toml_need_no_restart(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            mesh.read = mesh.spec(agent("a", crashloop=CrashLoop(crashes=1)))
+            await mesh.ask("apply")
+            assert mesh.happened == ["+a"]
+            mesh.slow = {"a"}
+            mesh.processes["a"].exits()
+            await settle()
+            assert phase(mesh.supervisor.members["a"].state) is Phase.CRASHLOOP
+
+    run(test)
+
+
+def test_an_agent_that_was_stopped_by_hand_is_not_started_by_mesh_toml(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            await mesh.ask("stop", "a")
+            mesh.read = mesh.spec(agent("a", args=("--x",)))
+            await mesh.ask("apply")
+            await settle()
+            assert mesh.phases() == {"a": "stopped"}
+
+    run(test)
+
+
+def test_an_agent_is_removed_while_somebody_waits_for_its_stop(mesh: Mesh) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"a"}
+        async with mesh.up(mesh.spec(agent("a"), agent("b"))):
+            mesh.read = mesh.spec(agent("b"))
+            applying = mesh.ask("apply")
+            await settle()
+            stopping = mesh.ask("stop", "a")
+            await settle()
+            mesh.processes["a"].exits(Exit(0))
+            assert (await applying).ok
+            assert (await stopping).ok
+            assert mesh.phases() == {"b": "ready"}
+
+    run(test)
+
+
+@pytest.mark.parametrize("verb", ["restart", "reload"])
+def test_an_agent_is_removed_while_it_is_looked_at(mesh: Mesh, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"), agent("b"))):
+
+            async def removed_meanwhile(name: str) -> None:
+                mesh.read = mesh.spec(agent("b"))
+                await mesh.ask("apply")
+
+            monkeypatch.setattr(mesh.supervisor.selection, "accept", removed_meanwhile)
+            with pytest.raises(UnknownAgent):
+                await mesh.ask(verb, "a")
+
+    run(test)
