@@ -45,7 +45,7 @@ def test_control_characters_cannot_garble_or_forge(mesh: Mesh) -> None:
     evil = "\x1b[2J\x1b[1;1H\rother | forged\x9b31m\x07\u202eright to left"
     mesh.config(saying(mesh, evil, "clean"))
     up = mesh.foreground("up")
-    wait_for(lambda: "clean" in up.output())
+    wait_for(lambda: "clean" in up.output() and "clean" in mesh.log("agent"))
     for text in (up.output(), mesh.log("agent"), mesh.ok("logs", "agent")):
         line = next(line for line in text.split("\n") if "forged" in line)
         assert not line.startswith("other")

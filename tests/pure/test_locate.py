@@ -120,10 +120,15 @@ def test_it_is_the_one_that_the_configuration_has(mesh: MeshFile) -> None:
 
 
 def test_a_deleted_file_is_located_while_its_supervisor_listens(mesh: MeshFile) -> None:
-    mesh.touch(".mesh/control.sock", "a/x")
-    expected = Place(mesh.path, mesh.root, mesh.root / ".mesh")
-    assert place(mesh.root / "a") == expected
-    assert place(mesh.root, file="mesh.toml") == expected
+    mesh.touch(".mesh/owner", "a/x")
+    listening = control_socket(mesh.root / ".mesh")  # elsewhere, where temporary folders have long names
+    listening.touch()
+    try:
+        expected = Place(mesh.path, mesh.root, mesh.root / ".mesh")
+        assert place(mesh.root / "a") == expected
+        assert place(mesh.root, file="mesh.toml") == expected
+    finally:
+        listening.unlink()
 
 
 def test_a_deleted_file_without_a_supervisor_is_missing(mesh: MeshFile) -> None:
