@@ -17,6 +17,8 @@ from mesh_supervisor.member import policy_of
 from mesh_supervisor.spec import AgentSpec, MeshSpec
 from mesh_supervisor.supervisor import Supervisor
 
+NO_CHANGE = "nothing changes"
+
 
 class Applying:
     """``load`` reads mesh.toml as `up` did, with the same options; raises ConfigError."""
@@ -54,7 +56,7 @@ class Applying:
             if not difference:
                 supervisor.mesh = supervisor.ground.mesh = new
                 self._watch_config_files(new)
-                return _answer(["nothing changes"], difference)
+                return _answer([NO_CHANGE], difference)
             lines = difference.lines()
             supervisor.say("\n".join(["mesh.toml: applying", *lines]))
             await self._carry_out(difference, new, force, by_save=trigger == "saved")

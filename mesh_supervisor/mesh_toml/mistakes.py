@@ -200,7 +200,7 @@ def _sentence(error: ErrorDetails) -> str:
     context, given = error.get("ctx", {}), error["input"]
     match error["type"]:
         case "string_type":
-            return f"must be a string, not {described(given)}" + _quoted(given)
+            return f"must be a string, not {described(given)}" + (_quoted(given) or _keyed(error["loc"], given))
         case "int_type" | "int_from_float":
             return f"must be a whole number, not {described(given)}" + _unquoted(given)
         case "float_type":
@@ -233,6 +233,13 @@ def _table_example(location: KeyPath) -> str:
 
 def _quoted(given: object) -> str:
     return f'; write "{given}", with quotes' if isinstance(given, int | float) and not isinstance(given, bool) else ""
+
+
+def _keyed(location: KeyPath, given: object) -> str:
+    """``depends_on = [{ agent = "x", restart = true }]``: with more than names it is one table, by their names."""
+    if not isinstance(given, dict) or "depends_on" not in location:
+        return ""
+    return "; names alone are a list, else write depends_on = { NAME = { restart = true } }"
 
 
 def _unquoted(given: object) -> str:

@@ -81,6 +81,9 @@ def test_an_agent_of_a_profile_is_started_by_its_name_or_profile_only(running: M
     running.ok("start", "extra")
     assert running.answer("extra") == "extra"
     running.ok("stop", "extra")
+    assert running.ok("up", "-d", "--profile", "more").splitlines() == ["starts extra"]
+    assert running.ok("up", "-d", "--profile", "more").splitlines() == ["nothing changes"]
+    running.ok("stop", "extra")
 
 
 def test_a_second_up_follows_and_its_ctrl_c_ends_the_following_only(running: Mesh) -> None:
