@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +32,13 @@ from tests.control.fake import AT, VIEW, FakeMesh, running, snapshot
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "mesh.toml", tmp_path, tmp_path / ".mesh")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Short, wherever temporary folders are: a Unix socket has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="meshsup-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
