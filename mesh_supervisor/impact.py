@@ -17,6 +17,7 @@ from typing import Literal
 from pathspec import GitIgnoreSpec
 
 from mesh_supervisor.imports import Gone, Step
+from mesh_supervisor.wording import one_line
 
 SourceOfInput = Literal["import", "watch", "env", "directory", "config"]
 Predicate = Callable[[Path], bool]
@@ -213,4 +214,5 @@ def chain_text(reason: Reason, root: Path) -> str:
 
 
 def _short(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    # A file's name may hold newlines and escape sequences: it must not begin a line of the log.
+    return one_line(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))

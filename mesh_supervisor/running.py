@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mesh_supervisor import __version__
@@ -47,9 +47,19 @@ class Reader:
     place: Place
     options: UpOptions
     environ: Mapping[str, str]
+    secrets: set[str] = field(default_factory=set)
+    """Of every version that was read: what is applied later has its own, and what was there before is still running."""
 
     def __call__(self) -> MeshSpec:
         """Raises ConfigError."""
+        mesh = self._load()
+        self.secrets.update(mesh.secrets)
+        return mesh
+
+    def hide(self, text: str) -> str:
+        return text if self.options.show_secrets else hide(text, self.secrets)
+
+    def _load(self) -> MeshSpec:
         options = self.options
         return load(
             self.place.file,
@@ -77,7 +87,7 @@ async def run(place: Place, options: UpOptions) -> int:
         allow_many_files()
         # What a killed supervisor left holds our ports. By mark and tag, so never a stranger.
         left = await asyncio.to_thread(sweep_owner, state.owner)
-        with _outputs(mesh, state, options) as outputs:
+        with _outputs(mesh, state, reader) as outputs:
             if left:
                 outputs.hub.say(f"killed what an earlier run left: {', '.join(f'{s.name} ({s.pid})' for s in left)}")
             try:
@@ -103,17 +113,16 @@ def _confessed(group: BaseExceptionGroup[BaseException], state: StateDir) -> Mes
 
 
 @contextlib.contextmanager
-def _outputs(mesh: MeshSpec, state: StateDir, options: UpOptions) -> Iterator[Outputs]:
+def _outputs(mesh: MeshSpec, state: StateDir, reader: Reader) -> Iterator[Outputs]:
     """Logs and events, closed at the end whatever happens."""
     sinks: list[Sink] = []
     files = LogFiles(state.path / "logs", max_size=mesh.logs.max_size, keep=mesh.logs.keep) if mesh.logs.files else None
-    console = None if options.detached and files is not None else _console(mesh)
+    console = None if reader.options.detached and files is not None else _console(mesh)
     sinks += [sink for sink in (files, console) if sink is not None]
     bus, log = Bus(), EventLog(state.path)
     bus.listen(log.append)
-    secrets = frozenset() if options.show_secrets else mesh.secrets
     try:
-        yield Outputs(LogHub(*sinks), bus, lambda text: hide(text, secrets))
+        yield Outputs(LogHub(*sinks), bus, reader.hide)
     finally:
         bus.close()
         log.close()

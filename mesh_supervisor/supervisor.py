@@ -256,6 +256,7 @@ class Supervisor:
     def _registry_news(self, about: str, text: str) -> None:
         kind = EventKind.REGISTRY if about == REGISTRY else EventKind.REGISTERED
         agent = None if about == REGISTRY else about
+        text = self.outputs.hide(text)  # a URL may hold a password
         self.outputs.bus.publish(event(kind, text, agent=agent))
         if about == REGISTRY:
             self.say(f"registry: {text}")
@@ -433,7 +434,7 @@ class Supervisor:
         if off:
             found.append(f"not watched (switched off by hand): {', '.join(off)}; `meshsup watch enable` undoes it")
         if self.enrolment.trouble is not None:
-            found.append(f"registry: {self.enrolment.trouble}")
+            found.append(self.outputs.hide(f"registry: {self.enrolment.trouble}"))
         return tuple(found)
 
 

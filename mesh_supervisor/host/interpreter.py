@@ -21,6 +21,7 @@ from typing import Any
 from mesh_supervisor.commandline import python_named
 from mesh_supervisor.errors import MeshError
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
+from mesh_supervisor.wording import one_line
 
 PATIENCE = 30.0
 """Seconds that an interpreter may take to answer; a cold disk is slow, a broken sitecustomize never answers."""
@@ -70,7 +71,7 @@ class Broken:
     message: str
 
     def text(self, root: Path) -> str:
-        file = self.file.relative_to(root) if self.file.is_relative_to(root) else self.file
+        file = one_line(str(self.file.relative_to(root) if self.file.is_relative_to(root) else self.file))
         return f"{self.message} … {file}:{self.line}" if self.line else f"{self.message} … {file}"
 
 

@@ -24,3 +24,30 @@ def test_without_descriptors_agents_wait_and_the_mesh_goes_on(mesh: Mesh) -> Non
     mesh.wait_ready()
     assert mesh.snapshot().pid == supervisor
     assert mesh.pids()["b"] == before["b"]
+
+
+def test_a_files_name_cannot_speak_for_the_supervisor(mesh: Mesh) -> None:
+    mesh.serving("a", keys='watch = ["data/**"]\n')
+    mesh.write("data/calm.md", "1")
+    mesh.up()
+    name = b"x\nb crashed: exit 1\x1b[2J\xff.md"
+    with mesh.only_restarts("a"), open(os.fsencode(mesh.root) + b"/data/" + name, "wb") as file:  # noqa: PTH123
+        file.write(b"1")
+    said = [row.split("] ", 1)[-1] for row in mesh.log().splitlines()]
+    assert not any(row.startswith("b crashed") for row in said)
+    assert any("Reloading a (data/x\\nb crashed: exit 1\\x1b[2J\\udcff.md (watch: data/**))" in row for row in said)
+    mesh.ok("history")
+
+
+def test_a_secret_that_came_with_apply_is_hidden_like_any_other(mesh: Mesh) -> None:
+    mesh.serving("a")
+    mesh.up()
+    mesh.config(mesh.table("a", 'env = { TOKEN = "tell-nobody-7" }\n'))
+    mesh.ok("apply")
+    mesh.wait_ready()
+    wait_for(lambda: mesh.agent("a").generation == 2)
+    mesh.write("a.py", "import os\nraise RuntimeError('bad token ' + os.environ['TOKEN'])\n")
+    wait_for(lambda: "RuntimeError: bad token •••" in mesh.log())
+    mesh.wait_state("a", "backoff", "crashloop")
+    assert "tell-nobody-7" not in mesh.log() + (mesh.state_dir / "events.jsonl").read_text()
+    assert "tell-nobody-7" not in mesh.ok("ps", "-o", "wide") + mesh.ok("events", "--no-follow")
