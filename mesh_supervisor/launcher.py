@@ -102,7 +102,11 @@ class AgentLauncher:
         try:
             self.state.keep_generation(spec.name, generation)
         except OSError as error:
-            raise MeshError(f"cannot write {self.state.path}/generations.json: {error.strerror}") from error
+            # A full disk is no reason to have no agent: its predecessor is gone by now. The number is used again only
+            # if we end before another one can be written.
+            self.watchers.slow(
+                f"cannot write {self.state.path}/generations.json: {error.strerror}; started all the same"
+            )
         mark = f"{self.state.owner}/{spec.name}/{generation}"
         enrolled = self.preparation.enrolled(spec, generation)
         try:

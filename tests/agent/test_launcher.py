@@ -115,13 +115,18 @@ def test_a_port_that_belongs_to_somebody_else_is_said_before_anything_is_issued(
     assert yard.state.last_generation("planner") == 0
 
 
-def test_a_state_dir_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_dir_that_cannot_be_written_is_said_and_the_agent_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: StateDir, agent: str, generation: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(StateDir, "keep_generation", full)
-    with pytest.raises(MeshError, match="No space left on device"):
-        Yard(tmp_path).launch()
+    yard, said = Yard(tmp_path), list[str]()
+    yard.launcher.watchers = replace(SILENT, slow=said.append)
+    with pytest.raises(MeshError, match="no such file"):  # as far as its program
+        yard.launch()
+    assert said == [f"cannot write {tmp_path}/.mesh/generations.json: No space left on device; started all the same"]
 
 
 # ---- who is registered -----------------------------------------------------------------------------------------------
