@@ -122,8 +122,7 @@ def _check(program: Program) -> None:
     if "/" in name:
         _check_file(program.directory / name)
     elif not any(_executable(program.directory / place / name) for place in os.get_exec_path(program.environ)):
-        path = program.environ.get("PATH", "")
-        raise SpawnError(f"cannot start {name}: it is not in the agent's PATH ({path}); install it or give its path")
+        raise SpawnError(f"cannot start {name}: it is not in the agent's PATH; install it or give its path")
 
 
 def _check_file(path: Path) -> None:
