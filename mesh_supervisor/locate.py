@@ -101,7 +101,8 @@ def control_socket(state_dir: Path) -> Path:
     name = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16] + ".sock"
     # The command may run with another XDG_RUNTIME_DIR than the supervisor (ssh, cron): what exists wins.
     for folder in _short_folders():
-        if (folder / name).exists() and _is_private(folder):
+        # Ours first: in somebody else's nobody may look.
+        if _is_private(folder) and (folder / name).exists():
             return folder / name
     return _private(_short_folders()[0]) / name
 
@@ -126,7 +127,10 @@ def _private(folder: Path) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    found = folder.lstat()
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 

@@ -197,3 +197,12 @@ def test_locating_is_cheap() -> None:
     code = "import sys, mesh_supervisor.locate; print({'pydantic', 'typer', 'asyncio'} & sys.modules.keys())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     assert printed == "set()\n"
+
+
+def test_a_short_folder_where_we_may_not_look_is_passed_over(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's in /tmp; a name that is too long is refused like it, but to root as well."""
+    deep, good = mesh.root / ("d" * 120), mesh.root / "s"
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [good])
+    control_socket(deep).touch()
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [mesh.root / ("x" * 300), good])
+    assert control_socket(deep).parent == good
