@@ -26,6 +26,7 @@ class Member:
     blocked: tuple[str, ...] | None = None
     runner: asyncio.Task[None] | None = None
     cpu_seen: tuple[float, float] | None = None  # (loop time, seconds of CPU) of the last look
+    reloaded: int = 0  # the newest generation whose reload was completed
 
     @property
     def spec(self) -> AgentSpec:

@@ -43,6 +43,8 @@ class News:
         name = member.spec.name
         text = self._outputs.hide(report.text)
         member.last = _last_words(report.kind, text, report.seconds)
+        if report.kind == "reload-completed":
+            member.reloaded = report.generation
         line = _LINES.get(report.kind)
         if report.kind in ("reload-completed", "reload-rejected") or self._was_reload(member, report):
             self._report_reload(name, member, report, text)
@@ -60,8 +62,7 @@ class News:
     def _was_reload(member: Member, report: Report) -> bool:
         """A crash of an instance that a reload had started and that never got ready is a reload that failed."""
         start = member.launcher.starts.get(report.generation)
-        serving = member.state.serving
-        never_ready = serving is None or serving.generation != report.generation
+        never_ready = member.reloaded != report.generation
         return report.kind == "crashed" and start is not None and start.cause is Cause.RELOAD and never_ready
 
     def _report_reload(self, name: str, member: Member, report: Report, text: str) -> None:

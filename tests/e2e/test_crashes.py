@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -48,6 +49,18 @@ def test_killed_agents_are_back_at_once_the_first_time_then_after_a_while(runnin
     assert running.agent("fragile").restarts == 2
     assert running.pids()["bystander"] == bystander
     assert "SIGKILL" in running.log()
+
+
+def test_a_crash_after_a_good_reload_is_a_crash_and_no_failed_reload(mesh: Mesh) -> None:
+    mesh.serving("agent")
+    mesh.up()
+    mesh.write("agent.py", server("second"))
+    mesh.wait_answer("agent", "second")
+    kill(mesh, "agent")
+    wait_for(lambda: mesh.agent("agent").restarts == 1 and mesh.wait_ready("agent"))
+    assert mesh.events("crashed", agent="agent") and not mesh.events("reload-failed")
+    assert [row["outcome"] for row in json.loads(mesh.ok("history", "--json"))] == ["completed"]
+    assert "agent crashed: killed by SIGKILL" in mesh.log()
 
 
 def test_a_program_that_exits_at_start_ends_in_crashloop_and_an_edit_revives_it(running: Mesh) -> None:
