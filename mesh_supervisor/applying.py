@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,13 +69,15 @@ class Applying:
         supervisor = self._supervisor
         await asyncio.gather(*(supervisor.remove(name) for name in difference.removed))
         supervisor.mesh = supervisor.ground.mesh = _keep_what_needs_down(supervisor.mesh, new)
-        supervisor.retune_mesh()
+        other_places = not {"watch.ignore", "watch.roots"}.isdisjoint(difference.mesh_changes)
+        supervisor.retune_mesh(other_places=other_places)
         for name, spec in new.agents.items():
             if name in difference.added:
                 supervisor.add(spec)
             else:
                 self._retune(name, spec)
         self._watch_config_files(new)
+        await self._relearn(name for name in new.agents if other_places or "watch" in difference.retuned.get(name, ()))
         for name, keys in difference.restarted.items():
             if by_save and not supervisor.selection.agents[name].enabled:
                 self._withhold(name, keys)
@@ -91,6 +93,10 @@ class Applying:
         member.launcher.retune(spec)
         member.task.policy = policy_of(spec, supervisor.mesh.mode)
         supervisor.selection.track(spec, enabled=name not in supervisor.state.unwatched())
+
+    async def _relearn(self, names: Iterable[str]) -> None:
+        for name in names:
+            await self._supervisor.selection.relearn(name)
 
     async def _restart(self, name: str, keys: tuple[str, ...], force: bool) -> None:
         supervisor = self._supervisor
@@ -128,8 +134,16 @@ def config_files(mesh: MeshSpec) -> frozenset[Path]:
 
 
 def _keep_what_needs_down(old: MeshSpec, new: MeshSpec) -> MeshSpec:
-    """The name, the folder and the registry of a running mesh stay what they are until `down` and `up`."""
-    return replace(new, name=old.name, state_dir=old.state_dir, registry=old.registry)
+    """What Difference.needs_down names stays what it is until `down` and `up`."""
+    return replace(
+        new,
+        name=old.name,
+        state_dir=old.state_dir,
+        mode=old.mode,
+        mode_reason=old.mode_reason,
+        registry=old.registry,
+        logs=old.logs,
+    )
 
 
 def _answer(lines: list[str], difference: Difference) -> Answer:

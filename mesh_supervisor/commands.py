@@ -219,6 +219,8 @@ class Commands:
     async def _watch_enable(self, arguments: Arguments) -> Answer:
         names = self._chosen(arguments, registry=False)
         self._supervisor.switch_watching(names, on=True)
+        if self._supervisor.watcher is None:
+            return _answer([Outcome(name, True, "is watched as soon as watching is on") for name in names])
         for name in names:
             await self._supervisor.selection.catch_up(name)
         return _answer([Outcome(name, True, "is watched") for name in names])

@@ -182,9 +182,9 @@ def _mesh_changes(old: MeshSpec, new: MeshSpec) -> Iterator[Change]:
     yield from _compared(old, new, "mesh", ("name", "state_dir", "mode"), Effect.NEEDS_DOWN)
     yield from _compared(old, new, "mesh", ("parallel_starts", "stop_timeout"), Effect.MESH)
     yield from _registry_changes(old.registry, new.registry)
-    yield from _compared(old.registry, new.registry, "registry", ("command",), Effect.MESH)
+    yield from _compared(old.registry, new.registry, "registry", ("command",), Effect.NEEDS_DOWN)
     yield from _compared(old.watch, new.watch, "watch", ("enabled", "debounce", "ignore", "roots"), Effect.MESH)
-    yield from _compared(old.logs, new.logs, "logs", ("files", "max_size", "keep"), Effect.MESH)
+    yield from _compared(old.logs, new.logs, "logs", ("files", "max_size", "keep"), Effect.NEEDS_DOWN)
 
 
 def _registry_changes(old: RegistrySpec, new: RegistrySpec) -> Iterator[Change]:

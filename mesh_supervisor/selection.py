@@ -127,6 +127,17 @@ class Selection:
         tracked.started_from = {**await self._digests(inputs.paths), **(tracked.started_from or {})}
         self._learn(tracked, inputs)
 
+    async def relearn(self, agent: str) -> None:
+        """Its globs, or the ignore rules, are others by now. What became an input counts from now on, what is none any
+        more counts no longer; what has changed of the rest since its start is still a change."""
+        tracked = self.agents[agent]
+        inputs = await self._finder.inputs_of(tracked.spec)
+        before, digests = tracked.started_from, await self._digests(inputs.paths)
+        if before is not None:
+            kept = inputs.paths | (tracked.inputs.files.keys() - inputs.ignored)
+            tracked.started_from = digests | {path: before[path] for path in before.keys() & kept}
+        self._learn(tracked, inputs)
+
     def _learn(self, tracked: Tracked, inputs: Inputs) -> None:
         if inputs != tracked.inputs:
             tracked.inputs = inputs

@@ -391,12 +391,15 @@ class Supervisor:
         if self.on_config is not None:
             await self.on_config()
 
-    def retune_mesh(self) -> None:
-        """What a changed mesh.toml says of the mesh itself, as far as it can change while it runs."""
+    def retune_mesh(self, *, other_places: bool) -> None:
+        """What a changed mesh.toml says of the mesh itself, as far as it can change while it runs. ``other_places``:
+        it names other roots to watch, or ignores other files."""
         self.slots.resize(self.mesh.parallel_starts)
+        self.ignore.rule(self.mesh.watch.ignore)
+        self.finder.widen(self.mesh.watch.roots)
         if self.watcher is not None:
             self.watcher.debounce = self.mesh.watch.debounce
-        if self.watcher is not None and not self.mesh.watch.enabled:
+        if self.watcher is not None and (other_places or not self.mesh.watch.enabled):
             self.watcher.stop()
             self.watcher = None
         self.start_watching()

@@ -49,6 +49,12 @@ class Ignore:
         self._opened = tuple(sorted({str(place) for place in (*roots, *opened)}, key=len, reverse=True))
         self.refresh()
 
+    def rule(self, patterns: Iterable[str]) -> None:
+        """Other patterns of watch.ignore from now on. Raises ValueError for one that is none."""
+        layer("/", patterns := tuple(patterns))
+        self._patterns = patterns
+        self.refresh()
+
     def refresh(self) -> None:
         """A rule file has changed: read them again when they are needed next."""
         self._memory = _Memory()

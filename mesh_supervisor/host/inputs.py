@@ -58,6 +58,11 @@ class InputFinder:
         self._interpreters = Interpreters(shell)
         self._disk = Disk()
 
+    def widen(self, more_roots: Sequence[Path]) -> None:
+        """Other ``watch.roots`` from now on."""
+        self._more_roots = tuple(more_roots)
+        self._project_roots = project_roots(self._root, self._more_roots)
+
     # ---- the interpreter ---------------------------------------------------------------------------------------------
 
     async def interpreter_of(self, spec: AgentSpec) -> Interpreter:

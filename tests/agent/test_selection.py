@@ -401,6 +401,45 @@ def test_a_comment_in_an_env_file_is_no_change_then_nor_later(project: Project) 
     run(test)
 
 
+def test_another_glob_counts_from_now_on(project: Project) -> None:
+    async def test() -> None:
+        spec = project.agent("a", "1")
+        project.write("one.md", "1")
+        await project.start()
+        project.write("a.py", "2")  # not yet looked at: it still counts
+
+        def with_glob(inputs: Inputs) -> Inputs:
+            matched = frozenset({project.path("one.md")})
+            return replace(inputs, globs=globs_of(project.root, ["*.md"]), matched=matched)
+
+        project.finder.extra["a"] = with_glob
+        project.write("one.md", "changed before it was an input")
+        project.selection.track(replace(spec, watch=("*.md",)), enabled=True)
+        await project.selection.relearn("a")
+        assert project.path("one.md") in project.selection.files()
+        ((_, first),) = await project.batch("one.md")
+        assert isinstance(first, InputsChanged)
+        assert project.finder.asked[-1][1] == ["a.py"]
+        assert await project.save("one.md", "again") == [("a", InputsChanged("one.md (watch: *.md)"))]
+
+    run(test)
+
+
+def test_what_is_no_input_any_more_is_no_later_reason(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a", "1")
+        project.write("one.md", "1")
+        with_glob = lambda inputs: replace(inputs, matched=frozenset({project.path("one.md")}))  # noqa: E731
+        project.finder.extra["a"] = with_glob
+        await project.start()
+        project.finder.extra.clear()
+        await project.selection.relearn("a")
+        project.write("one.md", "2")
+        assert await project.batch("a.py") == [("a", EditUndone())]
+
+    run(test)
+
+
 # ---- switched off ----------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mesh_supervisor.spec import (
     Condition,
     CrashLoop,
     Dependency,
+    LogSpec,
     MeshSpec,
     Mode,
     RegistrySpec,
@@ -154,7 +156,7 @@ def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mesh:
 
 def agent(name: str, *depends: str | Dependency, **keys: Any) -> AgentSpec:
     dependencies = tuple(Dependency(one) if isinstance(one, str) else one for one in depends)
-    return AgentSpec(name, CommandLine(("true",)), Path("/"), depends_on=dependencies, **keys)
+    return AgentSpec(name, CommandLine(("sh",)), Path("/nowhere"), depends_on=dependencies, **keys)
 
 
 # ---- order -----------------------------------------------------------------------------------------------------------
@@ -450,6 +452,39 @@ def test_policies_of_a_changed_mesh_toml_need_no_restart(mesh: Mesh) -> None:
     run(test)
 
 
+def test_what_needs_down_and_up_stays_what_it_is(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            before = mesh.supervisor.mesh
+            mesh.read = mesh.spec(agent("a"), mode=Mode.PROD, logs=LogSpec(keep=9))
+            answer = await mesh.ask("apply")
+            assert answer.body is not None
+            assert answer.body["needs_down"] == ["mesh.mode", "logs.keep"]
+            assert mesh.supervisor.mesh == before
+            assert mesh.supervisor.members["a"].task.policy.dev
+
+    run(test)
+
+
+def test_other_globs_and_other_ignore_rules_need_no_restart(mesh: Mesh) -> None:
+    async def test() -> None:
+        notes = mesh.root / "notes.md"
+        notes.touch()
+        async with mesh.up(mesh.spec(agent("a"))):
+            mesh.read = mesh.spec(agent("a", watch=("*.md",)))
+            await mesh.ask("apply")
+            assert await mesh.supervisor.selection.why(notes) != {}
+            assert notes in mesh.supervisor.selection.files()
+            ignoring = WatchSpec(enabled=False, ignore=("notes.md",))
+            mesh.read = dataclasses.replace(mesh.spec(agent("a", watch=("*.md",))), watch=ignoring)
+            await mesh.ask("apply")
+            assert await mesh.supervisor.selection.why(notes) == {}
+            assert notes not in mesh.supervisor.selection.agents["a"].inputs.paths
+            assert mesh.happened == ["+a"]
+
+    run(test)
+
+
 def test_an_agent_that_was_stopped_by_hand_is_not_started_by_mesh_toml(mesh: Mesh) -> None:
     async def test() -> None:
         async with mesh.up(mesh.spec(agent("a"))):
@@ -491,5 +526,18 @@ def test_an_agent_is_removed_while_it_is_looked_at(mesh: Mesh, verb: str, monkey
             monkeypatch.setattr(mesh.supervisor.selection, "accept", removed_meanwhile)
             with pytest.raises(UnknownAgent):
                 await mesh.ask(verb, "a")
+
+    run(test)
+
+
+def test_where_watching_is_off_switching_one_on_reloads_nothing(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a"))):
+            assert (await mesh.ask("watch-disable", "a")).ok
+            mesh.supervisor.selection.agents["a"].withheld = "mesh.toml: args"
+            answer = await mesh.ask("watch-enable", "a")
+            await settle()
+            assert answer.outcomes[0].text == "is watched as soon as watching is on"
+            assert mesh.happened == ["+a"]
 
     run(test)

@@ -106,6 +106,7 @@ def test_an_env_file_counts_by_its_values(mesh: MeshFile) -> None:
         ("[mesh]\nname = 'other'", ("mesh.name",)),
         ("[mesh]\nstate_dir = 'other'", ("mesh.state_dir",)),
         ("[registry]\nport = 8000", ("registry.port",)),
+        ("[logs]\nkeep = 1\nmax_size = '1MiB'", ("logs.max_size", "logs.keep")),
         (
             "[registry]\nkind = 'external'\nurl = 'http://r:1'\n[mesh]\nadvertise = '127.0.0.1'",
             ("registry.kind", "registry.url"),
@@ -120,10 +121,8 @@ def test_what_a_running_mesh_cannot_follow(mesh: MeshFile, table: str, keys: tup
 
 
 def test_the_rest_of_the_mesh_is_applied(mesh: MeshFile) -> None:
-    difference = change(
-        mesh, "", "[watch]\ndebounce = 1\nignore = ['x']\n[logs]\nkeep = 1\n[mesh]\nparallel_starts = 77"
-    )
-    assert difference.mesh_changes == ("mesh.parallel_starts", "watch.debounce", "watch.ignore", "logs.keep")
+    difference = change(mesh, "", "[watch]\ndebounce = 1\nignore = ['x']\n[mesh]\nparallel_starts = 77")
+    assert difference.mesh_changes == ("mesh.parallel_starts", "watch.debounce", "watch.ignore")
     assert not difference.needs_down
 
 
