@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import resource
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,7 +24,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: far from every common heartbeat interval, as nginx has it."""
 
+HEAD_PATIENCE = 30.0
+"""Seconds for a request's head to arrive. Nobody's half a request holds a descriptor for longer."""
+
 BACKLOG = 2048
+
+_USED_UP = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 Admit = Callable[[socket.socket], bool]
 
@@ -62,7 +69,8 @@ async def serve(
     """
     server = _Server(_configuration(app, grace, admit), stop)
     try:
-        await server.serve(sockets=[sock])
+        with _calm(asyncio.get_running_loop()):
+            await server.serve(sockets=[sock])
     finally:
         server.close_listeners()
         sock.close()
@@ -72,7 +80,7 @@ def _configuration(app: ASGIApp, grace: int, admit: Admit | None) -> uvicorn.Con
     # h11 even where httptools is installed: one parser, one behaviour, and these servers are not busy ones.
     return uvicorn.Config(
         app,
-        http=_admitting(admit) if admit else H11Protocol,
+        http=_patient(admit),
         ws="none",
         loop="none",
         lifespan="off",
@@ -88,16 +96,71 @@ def _configuration(app: ASGIApp, grace: int, admit: Admit | None) -> uvicorn.Con
     )
 
 
-def _admitting(admit: Admit) -> type[H11Protocol]:
-    """uvicorn's protocol, hanging up on those whom ``admit`` does not want."""
+def _patient(admit: Admit | None) -> type[H11Protocol]:
+    """uvicorn's protocol, hanging up on those whom ``admit`` does not want, and on those who do not get to the end of
+    a request's head: uvicorn would keep a connection on which nothing comes for ever."""
 
-    class Admitting(H11Protocol):
+    class Patient(H11Protocol):
+        patience: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if not admit(transport.get_extra_info("socket")):
+            if admit is not None and not admit(transport.get_extra_info("socket")):
                 transport.abort()
+            else:
+                self._expect_head()
 
-    return Admitting
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._is_asked():
+                self._expect_nothing()
+            else:
+                self._expect_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._expect_nothing()
+            super().connection_lost(exc)
+
+        def _is_asked(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def _expect_head(self) -> None:
+            if self.patience is None:
+                self.patience = self.loop.call_later(HEAD_PATIENCE, self._give_up)
+
+        def _expect_nothing(self) -> None:
+            if self.patience is not None:
+                self.patience.cancel()
+                self.patience = None
+
+        def _give_up(self) -> None:
+            self.patience = None
+            if not self._is_asked():
+                self.transport.close()
+
+    return Patient
+
+
+@contextlib.contextmanager
+def _calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """While descriptors are used up asyncio tries again every second, as often as the backlog is long, and reports a
+    traceback each time: that alone would keep a processor busy."""
+    before = loop.get_exception_handler()
+
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in _USED_UP and "socket" in context:
+            return
+        if before is not None:
+            before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(report)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 class _Server(uvicorn.Server):

@@ -15,7 +15,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -389,7 +389,7 @@ class HostGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope.get("headers", ()))
-        refusal = self._objection(headers.get(b"host", b""), b"origin" in headers)
+        refusal = self._objection(headers.get(b"host", b""), _of_a_page(headers))
         await (refusal or self.app)(scope, receive, send)
 
     def _objection(self, host: bytes, from_a_page: bool) -> Response | None:
@@ -397,7 +397,7 @@ class HostGuard:
         if not self._ours(name):
             return _refusal(421, f"this registry is not {name[:100]!a}; name it with --allow-host if it should be")
         return (
-            _refusal(403, "web pages must not talk to the registry (the request has an Origin)")
+            _refusal(403, "web pages must not talk to the registry (the request has an Origin, or says it is of one)")
             if from_a_page
             else None
         )
@@ -410,6 +410,15 @@ class HostGuard:
         except ValueError:
             return False
         return address.is_loopback or not self.loopback
+
+
+def _of_a_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Also a HEAD or GET in "no-cors" mode, which has no Origin: it could keep an agent alive that is none any more.
+    Following a link is not what a page does but what a person does."""
+    if b"origin" in headers:
+        return True
+    site, mode = headers.get(b"sec-fetch-site", b"none"), headers.get(b"sec-fetch-mode", b"")
+    return site in (b"cross-site", b"same-site") and mode != b"navigate"
 
 
 def _host_name(host: str) -> str:

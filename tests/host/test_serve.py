@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from mesh_supervisor.host.serve import Admit, listen, serve
+from mesh_supervisor.host.serve import HEAD_PATIENCE, Admit, listen, serve
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,3 +99,75 @@ def test_those_who_are_not_admitted_are_hung_up_on() -> None:
 def test_a_taken_port_is_an_oserror_for_the_caller() -> None:
     with listen("127.0.0.1", 0) as sock, pytest.raises(OSError, match="in use"):
         listen("127.0.0.1", sock.getsockname()[1])
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: "], ids=["nothing", "half a head"])
+def test_who_does_not_ask_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr("mesh_supervisor.host.serve.HEAD_PATIENCE", 0.05)
+
+    async def scene() -> None:
+        async with served() as (port, _, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begun)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+
+    asyncio.run(scene())
+
+
+def test_a_kept_connection_that_begins_another_request_and_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        async with served() as (port, _, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b"hello"), 10)
+            monkeypatch.setattr("mesh_supervisor.host.serve.HEAD_PATIENCE", 0.05)
+            writer.write(b"GET / HTTP/1.1\r\n")
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+
+    asyncio.run(scene())
+
+
+def test_while_an_answer_is_made_nobody_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `restart` may take minutes."""
+    patience: list[asyncio.TimerHandle] = []
+    running: list[bool] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def noted(delay: float, *words: Any) -> asyncio.TimerHandle:
+            handle = call_later(delay, *words)
+            patience.extend([handle] if delay == HEAD_PATIENCE else [])
+            return handle
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            running.append(all(handle.cancelled() for handle in patience))
+            await hello(scope, receive, send)
+
+        monkeypatch.setattr(loop, "call_later", noted)
+        sock, stop = listen("127.0.0.1", 0), asyncio.Event()
+        task = asyncio.create_task(serve(slow, sock, stop=stop))
+        assert await asyncio.to_thread(get, sock.getsockname()[1]) == b"hello"
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(scene())
+    assert (len(patience), running) == (1, [True])
+
+
+def test_used_up_descriptors_are_no_news(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio reports every attempt to accept with a traceback, thousands in a second; other mistakes are reported."""
+
+    async def scene() -> None:
+        async with served() as (port, _, _):
+            assert await asyncio.to_thread(get, port) == b"hello"
+            loop = asyncio.get_running_loop()
+            full = {"message": "socket.accept() out of system resource", "socket": None}
+            loop.call_exception_handler({**full, "exception": OSError(errno.EMFILE, "Too many open files")})
+            loop.call_exception_handler({"message": "something else", "exception": OSError(errno.EMFILE, "x")})
+
+    asyncio.run(scene())
+    assert [record.message.splitlines()[0] for record in caplog.records] == ["something else"]

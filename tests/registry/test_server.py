@@ -198,6 +198,17 @@ def test_a_web_page(registry: Running) -> None:
     assert answer.status == 403 and "web pages" in reason(answer)
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_web_page_that_has_no_origin(registry: Running, site: str) -> None:
+    """`fetch(…, {mode: "no-cors", method: "HEAD"})` would keep an agent alive."""
+    page = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+    registry.ask("POST", "/heartbeat", agent("alive"), JSON)
+    assert registry.ask("HEAD", "/heartbeat/alive", None, page).status == 403
+    assert registry.ask("HEAD", "/heartbeat/alive").status == 200
+    for person in ({**page, "Sec-Fetch-Mode": "navigate"}, {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}):
+        assert registry.ask("GET", "/agents", None, person).status == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
