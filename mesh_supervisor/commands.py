@@ -12,7 +12,7 @@ from mesh_supervisor import snapshot
 from mesh_supervisor.agent import AgentTask
 from mesh_supervisor.applying import NO_CHANGE, Applying
 from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
-from mesh_supervisor.errors import MeshError, UnknownAgent
+from mesh_supervisor.errors import MeshError, UnknownAgent, UsageError, suggestion
 from mesh_supervisor.events import Event
 from mesh_supervisor.explain import explain
 from mesh_supervisor.host.inputs import env_files_there
@@ -61,6 +61,13 @@ class Commands:
     def known(self, words: Collection[str]) -> list[str]:
         """The agents that these names and globs mean, before any of them was added. Raises UnknownAgent."""
         return _matching(words, list(self._supervisor.mesh.agents))
+
+    def check_profiles(self, profiles: Collection[str]) -> None:
+        """Raises UsageError for one that no agent is in: nothing of what was meant would be started."""
+        known = sorted({profile for spec in self._supervisor.mesh.agents.values() for profile in spec.profiles})
+        for name in profiles:
+            if name not in known:
+                raise UsageError(f"no agent is in a profile '{name}'{suggestion(name, known)}")
 
     def snapshot(self) -> Snapshot:
         return snapshot.take(self._supervisor)
@@ -171,6 +178,7 @@ class Commands:
         if not answer.ok:
             return answer
         names = self._named(arguments.get("agents", ()))
+        self.check_profiles(arguments.get("profiles", ()))
         wanted = self._supervisor.chosen(names, arguments.get("profiles", ()))
         begun = [name for name in wanted if self._supervisor.members[name].state.wish is Wish.DOWN]
         self._supervisor.want(wanted)

@@ -76,7 +76,7 @@ class Reader:
 async def run(place: Place, options: UpOptions) -> int:
     """`up`: 0 after a clean stop, 1 when an essential agent was given up, 130 after a second Ctrl-C.
 
-    Raises ConfigError, AlreadyRunning, PortTaken, UnknownAgent: then nothing was started and nothing is left.
+    Raises ConfigError, AlreadyRunning, PortTaken, UnknownAgent, UsageError: then nothing was started, and nothing left.
     """
     reader = Reader(place, options, dict(os.environ))
     mesh = reader()
@@ -140,6 +140,7 @@ async def _run_mesh(mesh: MeshSpec, state: StateDir, options: UpOptions, reader:
     supervisor.selection.config_files = config_files(mesh)
     commands = Commands(supervisor, Applying(supervisor, reader))
     names = commands.known(options.agents)
+    commands.check_profiles(options.profiles)
     reaper, guardian = Reaper(), Guardian(state.owner, report=state.path / "swept.log", say=supervisor.say)
     reaper.install()
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from mesh_supervisor.cli.logs import prefix_colour
@@ -13,10 +14,10 @@ from mesh_supervisor.cli.table import aligned, indented, widths
 from mesh_supervisor.cli.terminal import DIM, GREEN, RED, YELLOW, painted, show, show_json, talk, width
 from mesh_supervisor.cli.words import one_line
 from mesh_supervisor.control.client import Client
-from mesh_supervisor.errors import NotRunning
-from mesh_supervisor.events import Event, Reload, iso_time, read_events
+from mesh_supervisor.errors import NotRunning, UnknownAgent, UsageError, suggestion
+from mesh_supervisor.events import Event, EventKind, Reload, iso_time, read_events
 from mesh_supervisor.events import history as reloads_among
-from mesh_supervisor.locate import Place
+from mesh_supervisor.locate import Place, read_leniently
 
 OUTCOMES = {"completed": GREEN, "rejected": YELLOW, "failed": RED}
 
@@ -24,7 +25,7 @@ OUTCOMES = {"completed": GREEN, "rejected": YELLOW, "failed": RED}
 def print_history(place: Place, agents: Sequence[str], *, lines: int | None, since: str | None, as_json: bool) -> None:
     """The reloads in state_dir/events.jsonl, oldest first; 20 unless ``lines`` or ``since`` say otherwise."""
     after = parse_since(since)
-    ends = reloads_among(read_events(place.state_dir, agents=agents, since=after))
+    ends = reloads_among(read_events(place.state_dir, agents=_meant(place, agents), since=after))
     limit = lines if lines is not None else None if since else 20
     ends = ends if limit is None else ends[len(ends) - min(limit, len(ends)) :]
     if as_json:
@@ -33,6 +34,19 @@ def print_history(place: Place, agents: Sequence[str], *, lines: int | None, sin
         show(*_reload_lines(ends))
     else:
         talk("no reload yet")
+
+
+def _meant(place: Place, words: Collection[str]) -> list[str]:
+    """The names that names and globs mean, also of agents that are no more. Raises UnknownAgent."""
+    if not words:
+        return []
+    agents = read_leniently(place.file).get("agents")
+    known = {event.agent for event in read_events(place.state_dir) if event.agent is not None} | {"registry"}
+    known |= agents.keys() if isinstance(agents, dict) else set()
+    for word in words:
+        if not any(fnmatchcase(name, word) for name in known):
+            raise UnknownAgent(word, known)
+    return sorted(name for name in known if any(fnmatchcase(name, word) for word in words))
 
 
 def _reload_json(event: Event, reload: Reload) -> dict[str, Any]:
@@ -81,8 +95,13 @@ def _took(milliseconds: float) -> str:
 # ---- events ------------------------------------------------------------------------------------------------------
 
 
+KINDS = tuple(EventKind)
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
+    """``agents``: names or globs; none: all, and what is of no agent."""
+
     agents: frozenset[str]
     kinds: frozenset[str]
     since: float | None
@@ -91,21 +110,26 @@ class Wanted:
     @classmethod
     def of(cls, agents: Sequence[str], kinds: Sequence[str], *, lines: int | None, since: str | None) -> Wanted:
         limit = lines if lines is not None else None if since else 10
+        for kind in kinds:
+            if kind not in KINDS:
+                raise UsageError(f"--kind {kind}: no such kind{suggestion(kind, KINDS)}; docs/events.md has them all")
         return cls(frozenset(agents), frozenset(kinds), parse_since(since), limit)
 
     def takes(self, event: Event) -> bool:
-        return (not self.agents or event.agent in self.agents) and (not self.kinds or event.kind in self.kinds)
+        named = any(fnmatchcase(event.agent or "", word) for word in self.agents)
+        return (named or not self.agents) and (not self.kinds or event.kind in self.kinds)
 
 
 def print_events(client: Client, wanted: Wanted, *, follow: bool, as_json: bool) -> None:
-    """What happened, then (``follow``, and something runs) what happens; nothing twice, nothing lost in between."""
+    """What happened, then (``follow``, and something runs) what happens; nothing twice, nothing lost in between.
+
+    Raises UnknownAgent."""
+    agents = _meant(client.place, wanted.agents)
     try:
         coming = client.events() if follow else iter(())
     except NotRunning:
         coming = iter(())
-    past = read_events(
-        client.place.state_dir, wanted.kinds, agents=wanted.agents, since=wanted.since, limit=wanted.limit
-    )
+    past = read_events(client.place.state_dir, wanted.kinds, agents=agents, since=wanted.since, limit=wanted.limit)
     for event in past:
         _print_event(event, as_json)
     # The file is read after the stream was opened: what came in between is in both.

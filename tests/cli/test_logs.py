@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from mesh_supervisor.events import Event, EventLog, Reload
 from mesh_supervisor.host.lines import Line
 from tests.cli.conftest import Command
@@ -93,7 +95,9 @@ def test_history_with_phases(meshsup: Command, root: Path) -> None:
     assert lines[3].endswith("NameError: name 'x' … agents/planner.py:12 (agents/planner.py)")
     newest = json.loads(meshsup("history", "-n", "1", "--json").out)
     assert [(row["agent"], row["outcome"], row["generation"]) for row in newest] == [("planner", "rejected", 8)]
+    write_events(root, Event(AT, "ready", "writer", "ready"))
     assert json.loads(meshsup("history", "--json", "writer").out) == []
+    assert len(json.loads(meshsup("history", "--json", "plan*").out)) == 2
 
 
 def test_no_history_is_said(meshsup: Command) -> None:
@@ -107,6 +111,27 @@ def test_events_of_the_past_when_nothing_runs(meshsup: Command, root: Path) -> N
     assert (len(lines), lines[-1]) == (10, "2026-11-21 01:44:05  planner       ready             ready 29")
     assert json.loads(meshsup("events", "-n", "1", "--json").out)["text"] == "ready 29"
     assert meshsup("events", "--kind", "exited").out == ""
+
+
+@pytest.mark.parametrize("verb", ["history", "events"])
+def test_an_agent_that_never_was_is_4(meshsup: Command, root: Path, verb: str) -> None:
+    write_events(root, Event(AT, "ready", "writer", "an agent of the past"))
+    done = meshsup(verb, "planer")
+    assert (done.code, done.out, done.err) == (4, "", "meshsup: no agent is called 'planer'; did you mean 'planner'?\n")
+    assert meshsup(verb, "writer").code == 0 and meshsup(verb, "planner").code == 0
+
+
+def test_a_kind_that_is_none_is_told(meshsup: Command) -> None:
+    done = meshsup("events", "--kind", "crash")
+    assert done.code == 2
+    assert "--kind crash: no such kind; did you mean 'crashed'?" in done.err
+
+
+def test_events_of_globs_past_and_live(mesh: FakeMesh, meshsup: Command, root: Path) -> None:
+    write_events(root, Event(AT, "ready", "planner", "past"), Event(AT, "ready", "web", "other"))
+    mesh.coming_events = [Event(AT + 1, "ready", "planner", "live"), Event(AT + 2, "ready", "web", "other")]
+    texts = [json.loads(line)["text"] for line in meshsup("events", "--json", "pl*").out.splitlines()]
+    assert texts == ["past", "live"]
 
 
 def test_events_past_and_live_none_twice(mesh: FakeMesh, meshsup: Command, root: Path) -> None:

@@ -84,6 +84,8 @@ def test_an_agent_of_a_profile_is_started_by_its_name_or_profile_only(running: M
     assert running.ok("up", "-d", "--profile", "more").splitlines() == ["starts extra"]
     assert running.ok("up", "-d", "--profile", "more").splitlines() == ["nothing changes"]
     running.ok("stop", "extra")
+    done = running.run("up", "-d", "--profile", "mroe")
+    assert done.code == 2 and "no agent is in a profile 'mroe'; did you mean 'more'?" in done.err
 
 
 def test_a_second_up_follows_and_its_ctrl_c_ends_the_following_only(running: Mesh) -> None:
