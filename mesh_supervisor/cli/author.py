@@ -90,13 +90,18 @@ COMPLETE = "_MESHSUP_COMPLETE"
 """The variable by which a shell asks for completions; typer's convention for a command of our name."""
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="Whose completion to print.")]) -> None:
+def load_completion() -> None:
+    """Teach typer its shells; by itself it does so only for apps with its --install-completion."""
+    from typer.completion import get_completion_inspect_parameters
+
+    get_completion_inspect_parameters()
+
+
+def completion(ctx: typer.Context, shell: Annotated[Shell, typer.Argument(help="Whose completion to print.")]) -> None:
     """Print what makes a shell complete verbs and agents.
 
     bash, zsh: `eval "$(meshsup completion bash)"` in ~/.bashrc or ~/.zshrc. fish: `meshsup completion fish | source`.
     """
-    from mesh_supervisor.cli.main import app, load_completion
-
     load_completion()
     os.environ[COMPLETE] = f"source_{shell.value}"
-    app(prog_name="meshsup", complete_var=COMPLETE)
+    ctx.find_root().command(prog_name="meshsup", complete_var=COMPLETE)

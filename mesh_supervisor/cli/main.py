@@ -66,13 +66,6 @@ app.add_typer(act.watch, name="watch")
 app.add_typer(registry.registry, name="registry")
 
 
-def load_completion() -> None:
-    """Teach typer its shells; by itself it does so only for apps with its --install-completion."""
-    from typer.completion import get_completion_inspect_parameters
-
-    get_completion_inspect_parameters()
-
-
 def open_closed_streams() -> None:
     """A shell can close them (`>&-`): Python has None there, and the next file that is opened gets it."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -85,7 +78,7 @@ def main() -> NoReturn:
     """Run one command. Always leaves by SystemExit: errors of ours become a sentence on stderr and their exit code."""
     open_closed_streams()
     if author.COMPLETE in os.environ:
-        load_completion()
+        author.load_completion()
     try:
         app(prog_name="meshsup")
     except MeshError as error:
