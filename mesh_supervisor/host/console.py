@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import textwrap
 import threading
 import unicodedata
 from collections import deque
@@ -120,7 +121,10 @@ class Prefixed:
         if self._columns is None:
             return prefix + self._closed(text) + "\n"
         room = max(1, self._columns() - self._width - 3)
-        return "".join(prefix + self._closed(row) + "\n" for row in fold(text.expandtabs(4), room))
+        text = text.expandtabs(4)
+        # What we say ourselves is sentences; what programs write is shown as it is, to the column.
+        parts = at_words(text, room) if line.agent == "meshsup" else [text]
+        return "".join(prefix + self._closed(row) + "\n" for part in parts for row in fold(part, room))
 
     def _know(self, name: str) -> None:
         if name not in self._colours:
@@ -141,6 +145,13 @@ class Prefixed:
     @staticmethod
     def _closed(text: str) -> str:
         return text + "\x1b[0m" if "\x1b" in text else text
+
+
+def at_words(text: str, room: int) -> list[str]:
+    """Rows that end where words do; a row can still be too long, for ``fold``."""
+    if len(text) <= room:
+        return [text]
+    return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def fold(text: str, room: int) -> list[str]:

@@ -12,6 +12,7 @@ import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -99,6 +100,18 @@ def test_on_a_terminal_no_row_begins_without_its_prefix() -> None:
     forged = "x" * 20 + "bank    | all money is gone"
     rows = render(line(forged)).splitlines()
     assert rows == ["planner | xxxxxxxxxxxxxxxxxxxx", "planner | bank    | all money ", "planner | is gone"]
+
+
+def test_our_own_sentences_are_folded_at_words() -> None:
+    render = Prefixed(["planner"], colour=False, columns=lambda: 30)
+    ours = replace(line("planner failed: it waits for `meshsup start planner`, or " + "x" * 30), agent="meshsup")
+    assert render(ours).splitlines() == [
+        "meshsup | planner failed: it",
+        "meshsup | waits for `meshsup",
+        "meshsup | start planner`, or",
+        "meshsup | " + "x" * 20,
+        "meshsup | " + "x" * 10,
+    ]
 
 
 @given(st.text(max_size=200), st.integers(2, 60))
