@@ -47,6 +47,13 @@ LISTS = ("agents", "paths", "profiles")
 Item = TypeVar("Item")
 
 
+class Json(JSONResponse):
+    """In ASCII: the name of a file may hold bytes that are no text, and they come back as they went out."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 class Controlled(Protocol):
     """What the control socket shows and moves: the supervisor."""
 
@@ -142,17 +149,17 @@ async def serve(controlled: Controlled, listener: socket.socket, *, stop: asynci
 def application(controlled: Controlled, stop: asyncio.Event) -> Starlette:
     """The ASGI app. Streams end when ``stop`` is set, so that a follower never holds up the end of the mesh."""
 
-    async def health(request: Request) -> JSONResponse:
-        return JSONResponse({"ok": True})
+    async def health(request: Request) -> Json:
+        return Json({"ok": True})
 
-    async def snapshot(request: Request) -> JSONResponse:
-        return JSONResponse(controlled.snapshot().to_json())
+    async def snapshot(request: Request) -> Json:
+        return Json(controlled.snapshot().to_json())
 
-    async def command(request: Request) -> JSONResponse:
+    async def command(request: Request) -> Json:
         verb = request.path_params["verb"]
         if verb not in VERBS:
             raise HTTPException(404, f"no command is called '{verb}'")
-        return JSONResponse((await _answer(controlled, verb, await _arguments(request))).to_json())
+        return Json((await _answer(controlled, verb, await _arguments(request))).to_json())
 
     async def events(request: Request) -> StreamingResponse:
         return _lines(stop, controlled.follow_events(), lambda event: event.to_json())
@@ -207,6 +214,8 @@ async def _body(request: Request) -> bytes:
 def _check_strings(key: str, value: object) -> None:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise HTTPException(400, f"'{key}' must be a list of strings")
+    if any("\0" in each for each in value):
+        raise HTTPException(400, f"'{key}' has a NUL character, which no name and no path can hold")
 
 
 def _count(text: str) -> int:
@@ -215,15 +224,15 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _refused(request: Request, error: Exception) -> JSONResponse:
+def _refused(request: Request, error: Exception) -> Json:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+    return Json({"error": error.detail}, status_code=error.status_code, headers=error.headers)
 
 
-def _failed(request: Request, error: Exception) -> JSONResponse:
+def _failed(request: Request, error: Exception) -> Json:
     """A MeshError of a stream or a snapshot: the client raises it again with its exit code."""
     assert isinstance(error, MeshError)
-    return JSONResponse({"error": str(error), "exit_code": error.exit_code}, status_code=409)
+    return Json({"error": str(error), "exit_code": error.exit_code}, status_code=409)
 
 
 # ---- streams -----------------------------------------------------------------------------------------------------

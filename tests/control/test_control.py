@@ -85,6 +85,14 @@ def test_command_carries_its_arguments_and_brings_the_answer(fake: FakeMesh, pla
     assert fake.asked == [("restart", {"agents": ["plan*"], "force": True})]
 
 
+def test_names_of_files_that_are_no_text_come_back_as_they_went_out(fake: FakeMesh, place: Place) -> None:
+    fake.answers["why"] = answer = Answer(ok=True, lines=("data/\udcff.md: nobody",))
+    assert Client(place).command("why", paths=["data/\udcff.md"]) == answer
+    assert fake.asked == [("why", {"paths": ["data/\udcff.md"]})]
+    fake.now = snapshot(place, replace(VIEW, last="data/\udcff.md"))
+    assert Client(place).snapshot() == fake.now
+
+
 def test_an_error_of_ours_keeps_its_sentence_and_exit_code(fake: FakeMesh, place: Place) -> None:
     fake.answers["stop"] = UnknownAgent("planer", ["planner"])
     answer = Client(place).command("stop", agents=["planer"])
@@ -119,6 +127,7 @@ def test_twenty_clients_at_once(fake: FakeMesh, place: Place) -> None:
         ("/commands/stop", b"[1]", 400, "must be a JSON object"),
         ("/commands/stop", b'{"agents": "planner"}', 400, "'agents' must be a list of strings"),
         ("/commands/why", b'{"paths": [1]}', 400, "'paths' must be a list of strings"),
+        ("/commands/why", b'{"paths": ["a\\u0000b"]}', 400, "'paths' has a NUL character"),
         ("/commands/stop", b"[" * 200_000, 400, "no JSON"),
         ("/commands/stop", b'{"x": "' + b"y" * server.BODY_LIMIT + b'"}', 413, "larger than 1048576 bytes"),
         ("/snapshot", b"", 405, "Method Not Allowed"),
