@@ -42,10 +42,11 @@ class News:
     def report(self, member: Member, report: Report) -> None:
         name = member.spec.name
         text = self._outputs.hide(report.text)
+        known = report.kind == "failed" and member.last == text  # the crash was said a moment ago
         member.last = _last_words(report.kind, text, report.seconds)
         if report.kind == "reload-completed":
             member.reloaded = report.generation
-        line = _LINES.get(report.kind)
+        line = _LINES.get("waits" if known else report.kind)
         if report.kind in ("reload-completed", "reload-rejected") or self._was_reload(member, report):
             self._report_reload(name, member, report, text)
         elif line is not None and not self._quiet():
@@ -115,6 +116,7 @@ _LINES: Mapping[str, Callable[[str, str, Report], str]] = {
         f"or at once on an edit or `meshsup restart {name}`"
     ),
     "failed": lambda name, text, r: f"{name} failed: {text}; it waits for an edit or `meshsup start {name}`",
+    "waits": lambda name, text, r: f"{name} waits for an edit or `meshsup start {name}`",
     "done": lambda name, text, r: f"{name} is done",
     "reload-started": lambda name, text, r: f"Reloading {name} ({text})",
     "reload-undone": lambda name, text, r: f"{name}: {text}",

@@ -60,7 +60,7 @@ def test_a_crash_after_a_good_reload_is_a_crash_and_no_failed_reload(mesh: Mesh)
     wait_for(lambda: mesh.agent("agent").restarts == 1 and mesh.wait_ready("agent"))
     assert mesh.events("crashed", agent="agent") and not mesh.events("reload-failed")
     assert [row["outcome"] for row in json.loads(mesh.ok("history", "--json"))] == ["completed"]
-    assert "agent crashed: killed by SIGKILL" in mesh.log()
+    wait_for(lambda: "agent crashed: killed by SIGKILL" in mesh.log())
 
 
 def test_a_program_that_exits_at_start_ends_in_crashloop_and_an_edit_revives_it(running: Mesh) -> None:
@@ -88,6 +88,8 @@ def test_a_program_that_cannot_load_waits_for_an_edit(mesh: Mesh) -> None:
     mesh.up(ready=False)
     view = mesh.wait_state("agent", "failed")
     assert "no_such_module_at_all" in str(view.failure)
+    wait_for(lambda: "agent waits for an edit or `meshsup start agent`" in mesh.log())
+    assert mesh.log().count("No module named 'no_such_module_at_all'") == 1, "said once"
     assert mesh.run("up", "--wait", "--timeout", "20").code == 1
     mesh.write("no_such_module_at_all.py", "")  # a new file that satisfies the failed import is an edit of the agent
     mesh.write("agent.py", "import no_such_module_at_all\n" + server("loaded"))
