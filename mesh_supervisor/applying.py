@@ -85,7 +85,7 @@ class Applying:
                 await self._restart(name, keys, force)
         for name in difference.reregistered:
             self._announce_again(name)
-        supervisor.want(name for name in difference.added if not new.agents[name].profiles)
+        supervisor.want(set(difference.added) & set(supervisor.chosen([], supervisor.profiles)))
 
     def _retune(self, name: str, spec: AgentSpec) -> None:
         supervisor = self._supervisor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mesh_supervisor import environment
 from mesh_supervisor.enrolment import Enrolment, announcement_of, registrar_of
@@ -116,7 +116,7 @@ class AgentLauncher:
             raise
         # Nothing is awaited from the spawn on: a cancelled launch leaves no process.
         self.instances[generation] = instance
-        self.starts[generation] = start
+        self.starts = _recent(self.starts, generation) | {generation: start}
         self.phases = Phases(start.asked_at, launched_at, instance.spawned_at)
         return instance
 
@@ -139,6 +139,17 @@ class AgentLauncher:
         holder = holder_of(spec.port, spec.host)
         if holder is not None:
             raise PortTaken(spec.name, spec.port, holder)
+
+
+REMEMBERED = 16
+"""Generations that late news may still be about: one serves, one comes, two drain."""
+
+T = TypeVar("T")
+
+
+def _recent(known: dict[int, T], generation: int) -> dict[int, T]:
+    """A thousand reloads must not leave a thousand entries."""
+    return {number: what for number, what in known.items() if number > generation - REMEMBERED}
 
 
 class LaunchedInstance(Instance):
@@ -205,7 +216,7 @@ class AgentPreparation:
         if self.registrar(spec) is not Register.SELF:
             return None
         enrolment, id = self.ground.enrolment, self.id_of(spec, generation)
-        self._enrolled[generation] = id
+        self._enrolled = _recent(self._enrolled, generation) | {generation: id}
         enrolment.issue(id, spec.name, generation)
 
         async def place() -> Place | None:
@@ -216,7 +227,7 @@ class AgentPreparation:
     def announce(self, spec: AgentSpec, generation: int) -> None:
         if self.registrar(spec) is Register.SUPERVISOR:
             announcement = announcement_of(spec, self.ground.mesh, generation, self.ground.state.owner)
-            self._enrolled[generation] = announcement.id
+            self._enrolled = _recent(self._enrolled, generation) | {generation: announcement.id}
             self.ground.enrolment.announce(announcement)
 
     def withdraw(self, spec: AgentSpec, generation: int) -> None:

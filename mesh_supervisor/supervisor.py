@@ -91,6 +91,7 @@ class Supervisor:
         self.members: dict[str, Member] = {}
         self.watcher: Watcher | None = None
         self.started_at = time.time()
+        self.profiles: frozenset[str] = frozenset()
         self.exit_code = 0
         self.interrupted = False
         self.config_error: str | None = None
@@ -105,6 +106,7 @@ class Supervisor:
 
     async def run(self, names: Collection[str], profiles: Collection[str]) -> int:
         """Starts what is wanted, and stops all of it when ``over`` is set. Returns the exit code of `up`."""
+        self.profiles = frozenset(profiles)
         async with asyncio.TaskGroup() as self._tasks:
             self._keepers = [self._spin(self.selection.run()), self._spin(self.enrolment.run())]
             self._add_registry()

@@ -62,7 +62,7 @@ class ProgramOnDisk:
 
     def _of_directory(self, started: Started, third_party: frozenset[str]) -> Inputs:
         folder = Path(started.directory)
-        note = f"its folder {folder} is watched as a whole, less what is ignored"
+        note = f"its folder {folder} is watched as a whole, less what is ignored; a `directory` of its own narrows that"
         return Inputs(directories=(folder,), notes=(note,), third_party=third_party)
 
     def _of_entry(self, started: Started, entry: Entry) -> Inputs:
