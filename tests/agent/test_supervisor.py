@@ -408,6 +408,18 @@ def test_apply_adds_removes_and_restarts_and_leaves_the_rest_alone(mesh: Mesh) -
     run(test)
 
 
+def test_an_added_agent_starts_if_its_profile_was_chosen_at_up(mesh: Mesh) -> None:
+    async def test() -> None:
+        async with mesh.up(mesh.spec(agent("a")), profiles=("extra",)):
+            extra, other = agent("x", profiles=("extra",)), agent("y", profiles=("other",))
+            mesh.read = mesh.spec(agent("a"), extra, other)
+            await mesh.ask("apply")
+            await settle()
+            assert mesh.phases() == {"a": "ready", "x": "ready", "y": "stopped"}
+
+    run(test)
+
+
 def test_a_dry_run_changes_nothing(mesh: Mesh) -> None:
     async def test() -> None:
         async with mesh.up(mesh.spec(agent("a"))):
