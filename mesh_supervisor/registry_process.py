@@ -10,7 +10,7 @@ from mesh_supervisor.host.ports import free_port, holder_of
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.launcher import RegistryPreparation
 from mesh_supervisor.member import REGISTRY
-from mesh_supervisor.spec import AgentSpec, Backoff, CommandLine, HttpProbe, MeshSpec, ReadyCheck, StopRule
+from mesh_supervisor.spec import AgentSpec, Backoff, CommandLine, HttpProbe, LiveCheck, MeshSpec, ReadyCheck, StopRule
 
 REGISTRY_PORTS = range(8000, 8100)
 """Where a free one is looked for when mesh.toml names none."""
@@ -38,6 +38,7 @@ def registry_process(
         host=_host(mesh),
         ready=ReadyCheck(HttpProbe("/health"), interval=0.25),
         start_timeout=30,
+        live=LiveCheck(HttpProbe("/health"), interval=10, timeout=3, failures=3),  # one that hangs takes no heartbeat
         watch=False,
         backoff=Backoff(initial=0.2, max=5),
         stop=StopRule(timeout=3),

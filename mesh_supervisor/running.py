@@ -24,7 +24,7 @@ from mesh_supervisor.errors import MeshError
 from mesh_supervisor.events import Bus, EventLog
 from mesh_supervisor.host.guardian import Guardian
 from mesh_supervisor.host.kept_ports import KeptPorts
-from mesh_supervisor.host.logs import Console, LogFiles, LogHub, Sink
+from mesh_supervisor.host.logs import Console, LogFiles, LogHub
 from mesh_supervisor.host.ports import free_port
 from mesh_supervisor.host.reaper import Reaper, become_subreaper
 from mesh_supervisor.host.spawn import allow_many_files
@@ -115,20 +115,28 @@ def _confessed(group: BaseExceptionGroup[BaseException], state: StateDir) -> Mes
 @contextlib.contextmanager
 def _outputs(mesh: MeshSpec, state: StateDir, reader: Reader) -> Iterator[Outputs]:
     """Logs and events, closed at the end whatever happens."""
-    sinks: list[Sink] = []
-    files = LogFiles(state.path / "logs", max_size=mesh.logs.max_size, keep=mesh.logs.keep) if mesh.logs.files else None
+    loop = asyncio.get_running_loop()
+
+    def trouble(text: str) -> None:  # from the thread that writes the files
+        loop.call_soon_threadsafe(hub.say, text)
+
+    files = _log_files(mesh, state, trouble) if mesh.logs.files else None
     console = None if reader.options.detached and files is not None else _console(mesh)
-    sinks += [sink for sink in (files, console) if sink is not None]
+    hub = LogHub(*(sink for sink in (files, console) if sink is not None))
     bus, log = Bus(), EventLog(state.path)
     bus.listen(log.append)
     try:
-        yield Outputs(LogHub(*sinks), bus, reader.hide)
+        yield Outputs(hub, bus, reader.hide)
     finally:
         bus.close()
         log.close()
         for sink in (console, files):
             if sink is not None:
                 sink.close()
+
+
+def _log_files(mesh: MeshSpec, state: StateDir, trouble: Callable[[str], None]) -> LogFiles:
+    return LogFiles(state.path / "logs", max_size=mesh.logs.max_size, keep=mesh.logs.keep, trouble=trouble)
 
 
 def _console(mesh: MeshSpec) -> Console:
