@@ -30,7 +30,10 @@ class PathWords:
 
     def path(self, node: ast.expr) -> str | None:
         """The path that this expression is, or None."""
-        found = self._value(node)
+        try:
+            found = self._value(node)
+        except RecursionError:  # a sum of thousands, which a program wrote: no path
+            return None
         return None if found is None else normpath(found)
 
     def _value(self, node: ast.expr) -> str | None:
