@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from mesh_supervisor import lifecycle
 from mesh_supervisor.errors import MeshError, NotReady
@@ -239,9 +239,9 @@ class AgentTask:
         for generation in list(self._lives):
             self._stop(generation, at_once=True)
 
-    def _spin(self, coroutine: object) -> asyncio.Task[None]:
+    def _spin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None
-        return self._tasks.create_task(coroutine)  # type: ignore[arg-type]
+        return self._tasks.create_task(work)
 
     def _stop(self, generation: int, at_once: bool) -> None:
         life = self._lives.get(generation)
