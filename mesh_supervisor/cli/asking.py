@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -17,8 +16,6 @@ from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import AgentView, Answer
 from mesh_supervisor.errors import UnknownAgent
 from mesh_supervisor.locate import Place, locate, read_leniently
-
-GLOB = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,18 +251,7 @@ def _may_be_python(spec: AgentSpec) -> bool:
     """Whether asking the interpreter can tell anything: not for ``node`` or a shell."""
     if not isinstance(spec.command, CommandLine):
         return True
-    return Path(spec.command.argv[0]).name not in {
-        "sh",
-        "bash",
-        "zsh",
-        "dash",
-        "node",
-        "npm",
-        "npx",
-        "deno",
-        "bun",
-        "go",
-    }
+    return Path(spec.command.argv[0]).name not in _NO_PYTHON
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------

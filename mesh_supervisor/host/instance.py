@@ -67,7 +67,7 @@ class Watchers:
 class Instance:
     """Spawned by its constructor. Raises SpawnError; OSError without descriptors. ``mark``: OWNER/agent/generation.
 
-    ``ready_after_probe`` is awaited when the probe says yes (registration of agents that register themselves).
+    ``enrolled`` is asked of agents that register themselves: they are not ready before they are registered.
     """
 
     def __init__(

@@ -13,7 +13,6 @@ import secrets
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TypeGuard
 
 import tomli_w
 
@@ -110,10 +109,6 @@ def _pid_in(lock: int) -> str:
     except OSError:
         return "unknown"
     return text.decode() if text.isdigit() else "unknown"
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    return isinstance(value, str)
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:
