@@ -1,0 +1,126 @@
+"""The guest's end of the channel to the supervisor.
+
+Saying something never blocks and never fails: an agent must not suffer from its supervisor. Packets that find no room
+wait in memory and are sent with the next one, or by the thread that listens. That thread is started when there is
+something to be told (``listen``), so that a program that has no server has no thread of ours.
+"""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import os
+from collections.abc import Callable
+
+from . import wire
+
+Message = dict  # of str to what JSON has
+Handler = Callable[[Message, list[int]], None]
+
+MOST_WAITING = 1000
+"""Packets; a supervisor that does not read for so long is told no more."""
+
+
+class Link:
+    """``tell`` from any thread. Handlers run in the listening thread; they own the descriptors they get."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
+        self._lock = _thread.allocate_lock()
+        self._waiting: list[tuple[bytes, tuple[int, ...]]] = []
+        self._handlers: dict[str, Handler] = {}
+        self._listening = False
+        self._mute = False
+        self._owner = os.getpid()
+
+    @property
+    def descriptor(self) -> int:
+        """-1 once it is closed."""
+        return self._socket.fileno()
+
+    def hear(self) -> tuple[Message, list[int]] | None:
+        """The next packet, waited for; None at the end. Only before ``listen``. Raises OSError, wire.Garbled."""
+        return wire.receive(self._socket)
+
+    def on(self, kind: str, handler: Handler) -> None:
+        self._handlers[kind] = handler
+
+    def tell(self, kind: str, descriptors: tuple[int, ...] = (), **fields: object) -> None:
+        """Descriptors are duplicated at once where they must wait: the caller may close its own afterwards."""
+        if self._mute or os.getpid() != self._owner:
+            return
+        try:
+            packet = wire.pack(kind, fields)
+        except (TypeError, ValueError):
+            return
+        with self._lock:
+            if self._waiting:
+                self._wait(packet, descriptors)
+                self._flush()
+                return
+            try:
+                wire.send(self._socket, packet, descriptors, wait=False)
+            except BlockingIOError:
+                self._wait(packet, descriptors)
+            except OSError:
+                self._mute = True
+
+    def _wait(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
+        if len(self._waiting) >= MOST_WAITING:
+            self._mute = True
+            return
+        try:
+            self._waiting.append((packet, tuple(os.dup(fd) for fd in descriptors)))
+        except OSError:
+            self._mute = True
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                packet, descriptors = self._waiting[0]
+                wire.send(self._socket, packet, descriptors, wait=False)
+                del self._waiting[0]
+                for fd in descriptors:
+                    os.close(fd)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._mute = True
+
+    def listen(self) -> None:
+        """From now on handlers are called. Does nothing the second time."""
+        with self._lock:
+            if self._listening or self._mute:
+                return
+            self._listening = True
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:  # no more threads
+            self._listening = False
+
+    def _run(self) -> None:
+        while True:
+            try:
+                heard = wire.receive(self._socket)
+            except wire.Garbled:
+                continue
+            except OSError:
+                return
+            if heard is None:
+                return
+            message, descriptors = heard
+            handler = self._handlers.get(message["is"])
+            if handler is None:
+                for fd in descriptors:
+                    os.close(fd)
+                continue
+            try:
+                handler(message, descriptors)
+            except Exception as error:  # noqa: BLE001 - whatever a program's server does, the link must live
+                self.tell("cannot", what=message["is"], why=f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """For a child that the program forks: the link belongs to its parent."""
+        self._mute = True
+        self._socket.close()
