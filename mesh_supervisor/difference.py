@@ -137,7 +137,9 @@ def differences(old: MeshSpec, new: MeshSpec) -> Difference:
 
 # ---- agents ------------------------------------------------------------------------------------------------------
 
-_RESTARTING = frozenset({"command", "directory", "args", "python", "port", "host", "register", "kind"})
+_RESTARTING = frozenset(
+    {"command", "directory", "args", "python", "port", "host", "register", "kind", "runtime", "trace", "listen"}
+)
 _NEVER_COMPARED = frozenset({"name", "environment", "secrets"})
 _WRITTEN = {"kind": "type", "env_files": "env_file"}
 """Field of AgentSpec -> the key in mesh.toml, where they differ."""

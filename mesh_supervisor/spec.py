@@ -199,6 +199,12 @@ class AgentSpec:
     start_timeout: float = 600.0
     live: LiveCheck | None = None
     watch: tuple[str, ...] | Literal[False] = ()
+    trace: Literal["auto", "imports", False] = "auto"
+    order: Literal["auto", "start-first", "stop-first"] = "auto"
+    drain: float = 60.0
+    runtime: bool = True
+    warm: Literal["auto", "fork", "spare", False] = "auto"
+    listen: Literal["fd"] | None = None
     restart: Restart = Restart.ALWAYS
     backoff: Backoff = Backoff()
     crashloop: CrashLoop = CrashLoop()

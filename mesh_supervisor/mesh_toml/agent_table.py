@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from mesh_supervisor.errors import suggestion
 from mesh_supervisor.mesh_toml import models
@@ -81,6 +82,12 @@ class AgentTable:
             start_timeout=table.start_timeout,
             live=self._live(table),
             watch=tuple(patterns) if table.watch is not False else False,
+            trace=table.trace,
+            order=table.order,
+            drain=table.drain,
+            runtime=table.runtime,
+            warm=self._warm(table),
+            listen=self._listen(table),
             restart=Restart(table.restart),
             backoff=self._backoff(table),
             crashloop=CrashLoop(table.crashloop.crashes, table.crashloop.window),
@@ -221,6 +228,16 @@ class AgentTable:
             other = "the number of another port" if probes.tcp else "a whole URL"
             self.wrong(key, f"needs the agent's port; give it one, or write {other}", given[0])
         return next(_probes(probes), None)
+
+    def _warm(self, table: models.Agent) -> Literal["auto", "fork", "spare", False]:
+        if table.warm in ("fork", "spare") and not table.runtime:
+            self.wrong("warm", "needs the runtime; take out runtime = false")
+        return table.warm
+
+    def _listen(self, table: models.Agent) -> Literal["fd"] | None:
+        if table.listen is not None and self._has_no_port(table):
+            self.wrong("listen", "needs the agent's port: that is what is listened on; give it one")
+        return table.listen
 
     def _backoff(self, table: models.Agent) -> Backoff:
         written = table.backoff

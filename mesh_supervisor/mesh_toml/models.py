@@ -34,7 +34,7 @@ STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", 
 SHAPE_TAG = "="
 """First character of the tags that tell the members of a union apart; they are no part of a key's path."""
 
-LATER_AGENT_KEYS = ("order", "trace", "runtime", "warm", "drain", "listen", "hooks", "restart_above")
+LATER_AGENT_KEYS = ("hooks", "restart_above")
 
 _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "KIB": 2**10, "MB": 10**6, "MIB": 2**20, "GB": 10**9, "GIB": 2**30}
 
@@ -335,6 +335,33 @@ class Defaults(Table):
         Annotated[list[Text], ListTag] | Annotated[Literal[False], FlagTag],
         _either("must be a list of patterns, or false (then no save reloads it)"),
     ] = key("list of patterns, or `false`", "More files that reload it. `false`: never reloaded by a save.", [])
+    trace: Annotated[
+        Annotated[Literal["auto", "imports"], TextTag] | Annotated[Literal[False], FlagTag],
+        _either('must be "auto", "imports" or false'),
+    ] = key(
+        "`auto`, `imports` or `false`",
+        "What it is seen to read while it runs counts as its input: modules and data files, modules only, or nothing.",
+        "auto",
+    )
+    order: Literal["auto", "start-first", "stop-first"] = key(
+        "`auto`, `start-first` or `stop-first`",
+        "Whether a reload starts the new process beside the old one. `auto`: where its sockets can be handed over. "
+        "`stop-first` is for pollers, schedulers, queue consumers, locked files, GPU memory.",
+        "auto",
+    )
+    drain: Seconds = key(
+        "seconds", "How long the old process may finish streams while the new one serves already.", 60.0
+    )
+    runtime: Flag = key("true or false", "`false`: started plainly, without our code in its process.", True)
+    warm: Annotated[
+        Annotated[Literal["auto", "fork", "spare"], TextTag] | Annotated[Literal[False], FlagTag],
+        _either('must be "auto", "fork", "spare" or false'),
+    ] = key(
+        "`auto`, `fork`, `spare` or `false`",
+        "Whether it starts from a process that has its third-party imports behind it: forked from one that many share, "
+        "or a spare of its own.",
+        "auto",
+    )
     restart: Literal["always", "on-failure", "never"] = key(
         "`always`, `on-failure` or `never`",
         "When it ends by itself. A task that succeeded is never run again.",
@@ -362,6 +389,11 @@ class Agent(Defaults):
     ) = key("path of a script, or list of strings", "What is run. A list's words are relative to `directory`.")
     module: Text | None = key("module", "Instead of `command`: what `python -m` would run.")
     port: Port | None = key("port", "Its port; 0: chosen once, and kept while state_dir lives.", shown="none known")
+    listen: Literal["fd"] | None = key(
+        "`fd`",
+        "It gets its listening socket as systemd hands them over: `LISTEN_FDS`, from descriptor 3.",
+        shown="none",
+    )
     capabilities: list[
         Annotated[
             Annotated[Text, TextTag] | Annotated[AgentCapability, TableTag],

@@ -25,7 +25,7 @@ def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
 
 
 def _call(then: Callable[[ModuleType], None], module: ModuleType) -> None:
-    try:
+    try:  # noqa: SIM105 - contextlib is not there yet
         then(module)
     except Exception:  # noqa: BLE001, S110 - a version that looks otherwise inside: that part is left alone
         pass
@@ -43,7 +43,7 @@ class _Finder:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader)
+                    spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
                 return spec
         return None
 

@@ -11,10 +11,11 @@ import _socket
 import _thread
 import os
 from collections.abc import Callable
+from typing import Any
 
 from . import wire
 
-Message = dict  # of str to what JSON has
+Message = dict[str, Any]
 Handler = Callable[[Message, list[int]], None]
 
 MOST_WAITING = 1000

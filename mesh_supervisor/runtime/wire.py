@@ -11,6 +11,7 @@ import _socket
 import json
 import os
 from array import array
+from typing import Any
 
 LARGEST = 128 * 1024
 """Bytes of one packet. The kernel takes up to SO_SNDBUF (208 KiB by default) less its own overhead."""
@@ -40,7 +41,7 @@ def send(sock: _socket.socket, packet: bytes, descriptors: tuple[int, ...] = (),
     sock.sendmsg([packet], ancillary, flags)
 
 
-def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, object], list[int]] | None:
+def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, Any], list[int]] | None:
     """The next packet and its descriptors (close-on-exec, the caller's to close); None at the end.
 
     Raises OSError; Garbled, with the descriptors closed, for what is not a packet of ours.

@@ -43,8 +43,8 @@ BAD = {
     "a missing env_file": ("[agents.a]\ncommand = 'a.py'\nenv_file = 'no.env'", ["agents.a.env_file", "no.env"]),
     "an unset variable": ("[agents.a]\ncommand = 'a.py'\nargs = ['${NOT_SET_AT_ALL}']", ["NOT_SET_AT_ALL"]),
     "a key of later work": (
-        "[agents.a]\ncommand = 'a.py'\nwarm = 'fork'",
-        ["agents.a.warm", "not available in this version"],
+        "[agents.a]\ncommand = 'a.py'\nrestart_above = { memory = '1GiB' }",
+        ["agents.a.restart_above", "not available in this version"],
     ),
 }
 

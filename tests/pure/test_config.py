@@ -449,3 +449,20 @@ def test_a_mode_that_is_none() -> None:
 def test_shell_is_only_the_one_that_is_given(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHSUP_ADVERTISE", "elsewhere")
     assert mesh.read("", SHELL).advertise == "127.0.0.1"
+
+
+def test_how_a_reload_goes(mesh: MeshFile) -> None:
+    plain = mesh.agent("")
+    assert (plain.order, plain.trace, plain.warm, plain.drain) == ("auto", "auto", "auto", 60.0)
+    assert (plain.runtime, plain.listen) == (True, None)
+    agent = mesh.agent('port = 8101\norder = "stop-first"\ntrace = false\nwarm = false\ndrain = 5\nlisten = "fd"')
+    assert (agent.order, agent.trace, agent.warm, agent.drain) == ("stop-first", False, False, 5.0)
+    assert agent.listen == "fd"
+
+
+def test_handing_over_a_socket_needs_a_port_to_listen_on(mesh: MeshFile) -> None:
+    assert mesh.mistake('listen = "fd"') == "listen: needs the agent's port: that is what is listened on; give it one"
+
+
+def test_a_warm_start_needs_the_runtime(mesh: MeshFile) -> None:
+    assert mesh.mistake('warm = "fork"\nruntime = false') == "warm: needs the runtime; take out runtime = false"

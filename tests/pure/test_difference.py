@@ -163,6 +163,12 @@ def test_lines_read_like_the_file(mesh: MeshFile) -> None:
     ]
 
 
+def test_what_concerns_the_next_start_only_restarts_nothing(mesh: MeshFile) -> None:
+    difference = change(mesh, "", 'order = "stop-first"\nwarm = "spare"\ndrain = 5')
+    assert difference.retuned == {"a": ("order", "drain", "warm")}
+    assert change(mesh, "", 'trace = "imports"\nruntime = false').restarted == {"a": ("trace", "runtime")}
+
+
 def test_a_value_cannot_forge_a_line(mesh: MeshFile) -> None:
     (line,) = change(mesh, "", 'args = ["x\\n+ agents.liar\\u001b[2J"]').lines()
     assert line == "~ agents.a.args: nothing → x\\n+ agents.liar\\x1b[2J (restarts)"
@@ -173,5 +179,5 @@ def test_every_field_of_an_agent_is_compared() -> None:
     assert {field.name for field in fields(AgentSpec) if field.compare} - {"name", "environment"} == {
         "command", "directory", "args", "python", "port", "host", "env_files", "capabilities", "register", "depends_on",
         "ready", "start_timeout", "live", "watch", "restart", "backoff", "crashloop", "essential", "stop", "kind",
-        "profiles",
+        "profiles", "trace", "order", "drain", "runtime", "warm", "listen",
     }  # fmt: skip
