@@ -1,6 +1,7 @@
-"""The processes that were spawned here: one `Child` each, from its spawn until it is reaped.
+"""The processes of ours: one `Child` each, from its spawn until it is reaped.
 
-An exit is seen through a pidfd, at once, without polling; on macOS a thread waits instead.
+An exit is seen through a pidfd, at once, without polling; on macOS a thread waits instead. An instance that was forked
+by a warm process is ours too: its parent ended at once, and orphans come to the supervisor.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..lifecycle import Exit
+from .procfs import look
 
 living: dict[int, Child] = {}
-"""The children that were spawned here and are not reaped yet, by pid: what tells them from orphans."""
+"""Our children that are not reaped yet, by pid: what tells them from orphans."""
+
+expected: set[int] = set()
+"""Tags (sweep.py) of instances that are being forked for us. Such a one may have ended before we learn its pid: then
+its exit is not the reaper's to collect."""
+
+_AGAIN = 0.005  # seconds; what ended while its first parent lived becomes ours as soon as that one is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,10 @@ class Child:
             await asyncio.shield(self._ending())
         assert self.exit is not None
         return self.exit
+
+    def becomes(self, program: Program, mark: str) -> None:
+        """From now on it is this instance: a spare was given its program."""
+        self.program, self.mark = program, mark
 
     def send(self, number: int, *, group: bool = True) -> None:
         """The signal to its process group, or to it alone, unless it is reaped: until then its pid is nobody else's."""
@@ -96,11 +108,25 @@ class Child:
         try:
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
-            self._finish(Exit(None))  # somebody else reaped it: how it ended is lost
+            self._collect_later()
             return
         if result is not None:
             exited = result.si_code == os.CLD_EXITED
             self._finish(Exit(result.si_status) if exited else Exit(None, result.si_status))
+
+    def _collect_later(self) -> None:
+        """It has ended, and is not our child: not yet, or not any more."""
+        found = look(self.pid)
+        if found is None or not found.over or self._ended is None or self._pidfd is None:
+            self._finish(Exit(None))  # somebody else reaped it: how it ended is lost
+            return
+        loop = self._ended.get_loop()
+        loop.remove_reader(self._pidfd)  # it would call us all the time
+        loop.call_later(_AGAIN, self._watch_again, loop)
+
+    def _watch_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pidfd is not None:
+            loop.add_reader(self._pidfd, self._collect)
 
     def _wait_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -9,7 +9,8 @@ import signal
 import sys
 
 from . import procfs
-from .children import living
+from .children import expected, living
+from .sweep import tag_in
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
@@ -41,7 +42,7 @@ class Reaper:
     """Reaps zombies that nobody else waits for: orphans, never a `Child`, which collects its own exit.
 
     What this process started by other means (subprocess) is told by its session, which is ours: it is left to whoever
-    waits for it, unless nobody does for some seconds.
+    waits for it, unless nobody does for some seconds. So is an instance that a warm process is forking just now.
     """
 
     def __init__(self) -> None:
@@ -65,11 +66,11 @@ class Reaper:
 
     def reap(self) -> None:
         zombies = _foreign_zombies()
-        session = os.getsid(0)
+        kept = [zombie for zombie in zombies if _is_waited_for(zombie)]
         for zombie in zombies:
-            if zombie.session != session or self._waited_enough(zombie):
+            if zombie not in kept or self._waited_enough(zombie):
                 _reap(zombie.pid)
-        self._come_again([zombie for zombie in zombies if zombie.session == session])
+        self._come_again(kept)
 
     def _waited_enough(self, zombie: procfs.Process) -> bool:
         assert self._loop is not None
@@ -92,6 +93,10 @@ def _foreign_zombies() -> list[procfs.Process]:
     else:
         looks = [one for one in (procfs.look(pid) for pid in pids if pid not in living) if one is not None]
     return [one for one in looks if one.state == "Z" and one.pid not in living]
+
+
+def _is_waited_for(zombie: procfs.Process) -> bool:
+    return zombie.session == os.getsid(0) or (bool(expected) and tag_in(zombie.pid) in expected)
 
 
 def _reap(pid: int) -> None:

@@ -8,6 +8,9 @@ A process belongs to an instance by any of these:
 - the session or process group of the instance's first process;
 - a parent that belongs to it.
 
+What was forked from a warm process shows that process's environment, mark and all, until it execs. So where a tag of
+the same owner says another instance than the mark, the tag is right: it was set after the fork.
+
 A pid is not a process: every kill goes through a pidfd, opened before the process is looked at for a second time.
 """
 
@@ -84,12 +87,15 @@ def of_instance(mark: str, leader: int | None) -> Callable[[Process], bool]:
     """``leader``: pid of the instance's first process, if no other process can have that number by now."""
     # What runs beside an instance shares its tag, so that by its own, longer mark only the environment can tell.
     tag = tag_of(mark) if mark.count("/") < _PARTS else -1
+    owner = tag_of(mark) >> 32
 
     def belongs(process: Process) -> bool:
         if leader is not None and leader in (process.session, process.group):
             return True
-        found = mark_in(process.pid)
-        return found == mark or found.startswith(mark + "/") or tag_in(process.pid) == tag
+        found, carried = mark_in(process.pid), tag_in(process.pid)
+        if carried is not None and carried >> 32 == owner and carried != tag_of(found):
+            return carried == tag
+        return found == mark or found.startswith(mark + "/") or carried == tag
 
     return belongs
 
