@@ -39,3 +39,6 @@ places: list[Place] = []
 
 servers: list[Server] = []
 """Those that have shown themselves, in that order."""
+
+draining = False
+"""Whether a drain was ordered: listeners that are closed now are closed because the instance ends."""

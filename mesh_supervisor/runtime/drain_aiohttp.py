@@ -1,0 +1,57 @@
+"""aiohttp's server, also without an Application: one ``web.Server`` makes the protocols of all its sites."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from .drain_manner import FRESH, GRACE, Manner, has_unread
+
+
+def manner_of(factory: Any) -> Manner | None:
+    """None if these protocols are not aiohttp's."""
+    module = sys.modules.get("aiohttp.web_server")
+    return Aiohttp(factory) if module is not None and isinstance(factory, module.Server) else None
+
+
+class Aiohttp(Manner):
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def announce(self) -> None:
+        _announce_in_all_answers()
+
+    def close_idle(self, waited: float) -> None:
+        for handler in self._server.connections:
+            fresh = getattr(handler, "_request_count", 1) == 0 and waited < FRESH
+            if not fresh and _is_idle(handler):
+                handler.force_close()
+
+    def hurry(self) -> None:
+        # Its own shutdown would wait 60 s for streams.
+        if self._server.connections:
+            self._ending = sys.modules["asyncio"].ensure_future(self._server.shutdown(GRACE))
+
+
+def _is_idle(handler: Any) -> bool:
+    """It waits for a request, and none has come."""
+    if getattr(handler, "_waiter", None) is None or handler.transport is None or getattr(handler, "_messages", None):
+        return False
+    sock = handler.transport.get_extra_info("socket")
+    return sock is None or not has_unread(sock.fileno())
+
+
+def _announce_in_all_answers() -> None:
+    """Here and not in ``on_response_prepare``: signals are frozen by now, and come when the header is chosen."""
+    response = sys.modules["aiohttp.web_response"].StreamResponse
+    if getattr(response.prepare, "closes", False):
+        return
+    prepare = response.prepare
+
+    async def prepare_last(self: Any, request: Any) -> Any:
+        if not self.prepared and self.status != 101:
+            self.force_close()
+        return await prepare(self, request)
+
+    prepare_last.closes = True  # type: ignore[attr-defined]
+    response.prepare = prepare_last
