@@ -22,15 +22,16 @@ class Place:
 class Server:
     """One server object of a framework.
 
-    ``go()``: accept from now on; ``knock(fd)``: serve this connected socket too (owns fd); ``retire(patience, done)``:
-    stop accepting, finish what was accepted within ``patience`` seconds, then call done() once. All three may be called
-    from any thread and return at once; None: it cannot. ``how``: in a word, for people ("asyncio", "uvloop", …).
+    ``go(done)``: accept from now on; ``knock(fd, answer)``: serve this connected socket too (owns fd), and answer why not
+    or "" once it is taken; ``retire(patience, done)``: stop accepting, finish what was accepted within ``patience``
+    seconds, then call done() once. All three may be called from any thread and return at once; None: it cannot.
+    ``how``: in a word, for people ("asyncio", "uvloop", …).
     """
 
     def __init__(self, how: str, places: list[Place]) -> None:
         self.how, self.places = how, places
-        self.go: Callable[[], None] | None = None
-        self.knock: Callable[[int], None] | None = None
+        self.go: Callable[[Callable[[], None]], None] | None = None
+        self.knock: Callable[[int, Callable[[str], None]], None] | None = None
         self.retire: Callable[[float, Callable[[], None]], None] | None = None
 
 

@@ -1,0 +1,110 @@
+"""Programs that call accept() themselves, and wait in it: the simplest server, and a thread that waits for connections.
+
+They wait here instead, for what comes from the supervisor too: the word to go, a private connection, the end of the
+socket by shutdown().
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import serving
+from .places import Spot
+from .servers import active, gate, show, tell_serves
+
+_private: dict[int, list[int]] = {}
+"""Number of a place → descriptors of connections that the supervisor brought."""
+
+
+def accept(sock: Any, spot: Spot, real: Any) -> Any:
+    """As socket.accept(). Raises what that raises."""
+    real.spare(sock, spot)
+    fd = sock.fileno()
+    if fd not in spot.waits:
+        return real.accept(sock)
+    timeout = spot.waits[fd]
+    deadline = None if timeout is None else time.monotonic() + timeout
+    _show(spot)
+    while True:
+        if spot.shut:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        private = _take_private(sock, spot)
+        if private is not None:
+            return private
+        try:
+            if not gate.closed:
+                return real.accept(sock)
+        except BlockingIOError:
+            pass  # another generation was quicker
+        _wait(fd, spot, deadline)
+
+
+def _wait(fd: int, spot: Spot, deadline: float | None) -> None:
+    """Raises TimeoutError."""
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise TimeoutError("timed out")
+    waiting = select.poll()
+    waiting.register(_stir_of(spot), select.POLLIN)
+    # Before the word to go the connections in the queue are not ours to wake up for.
+    waiting.register(gate.descriptor if gate.closed else fd, select.POLLIN)
+    for ready, _ in waiting.poll(None if left is None else left * 1000):
+        if ready == spot.stir and not spot.shut:
+            _drain(spot.stir)
+
+
+def _stir_of(spot: Spot) -> int:
+    if spot.stir < 0:
+        spot.stir = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    return spot.stir
+
+
+def _drain(stir: int) -> None:
+    try:
+        os.eventfd_read(stir)
+    except BlockingIOError:
+        pass  # another thread did
+
+
+def stir(spot: Spot) -> None:
+    os.eventfd_write(_stir_of(spot), 1)
+
+
+def shut(spot: Spot) -> None:
+    """As shutdown() of a listening socket, for this process alone: whoever waits in accept() is told so."""
+    spot.shut = True
+    stir(spot)
+
+
+def _take_private(sock: Any, spot: Spot) -> Any:
+    waiting = _private.get(spot.number) if spot.number is not None else None
+    if not waiting:
+        return None
+    import socket
+
+    connection = socket.socket(sock.family, sock.type, sock.proto, fileno=waiting.pop(0))
+    connection.setblocking(True)
+    return connection, connection.getpeername()
+
+
+def _show(spot: Spot) -> None:
+    """The first time: it waits for connections now, so it is ready."""
+    place = spot.place
+    if place is None or not active() or any(place in one.places for one in serving.servers):
+        return
+    server = show("socket", [place])
+    server.knock = lambda fd, answer: _knock(spot, fd, answer)
+    _stir_of(spot)
+    tell_serves(server)
+
+
+def _knock(spot: Spot, fd: int, answer: Callable[[str], None]) -> None:
+    assert spot.number is not None
+    _private.setdefault(spot.number, []).append(fd)
+    stir(spot)
+    answer("")
