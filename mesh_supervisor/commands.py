@@ -15,6 +15,7 @@ from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent, UsageError, suggestion
 from mesh_supervisor.events import Event
 from mesh_supervisor.explain import explain
+from mesh_supervisor.holding import Holding, by_whom
 from mesh_supervisor.host.inputs import env_files_there
 from mesh_supervisor.host.logs import SUPERVISOR, Line
 from mesh_supervisor.lifecycle import (
@@ -44,6 +45,7 @@ class Commands:
 
     def __init__(self, supervisor: Supervisor, applying: Applying) -> None:
         self._supervisor, self._applying = supervisor, applying
+        self._holding = Holding(supervisor)
         self._verbs: Mapping[str, Callable[[Arguments], Awaitable[Answer]]] = {
             "start": self._start,
             "stop": self._stop,
@@ -52,6 +54,7 @@ class Commands:
             "apply": self._apply,
             "down": self._down,
             "up": self._up,
+            "hold": self._hold,
             "why": self._why,
             "watch-status": self._watch_status,
             "watch-enable": self._watch_enable,
@@ -90,24 +93,27 @@ class Commands:
     # ---- start, stop, restart, reload ------------------------------------------------------------------------------
 
     async def _start(self, arguments: Arguments) -> Answer:
-        names = self._chosen(arguments)
+        names, held = self._not_held(self._chosen(arguments))
+        self._supervisor.want(held)
         agents = self._supervisor.mesh.agents
         self._supervisor.want([n for n in with_dependencies(agents, names) if n not in names])
         if REGISTRY in names:
             self._supervisor.members[REGISTRY].task.post(Wanted("asked to start"))
-        return _answer(await asyncio.gather(*(self._ask_up(name, Wanted("asked to start"), True) for name in names)))
+        started = await asyncio.gather(*(self._ask_up(name, Wanted("asked to start"), True) for name in names))
+        return _answer([*started, *(self._left(name, True, "it is started when that ends") for name in held)])
 
     async def _stop(self, arguments: Arguments) -> Answer:
-        names = self._chosen(arguments)
-        outcomes: list[Outcome] = []
+        names, held = self._not_held(self._chosen(arguments))
+        outcomes = self._hands_off(held, arguments)
         for level in [*reversed(start_levels(self._supervisor.mesh.agents)), [REGISTRY]]:
             outcomes += await asyncio.gather(*(self._ask_down(name) for name in level if name in names))
         return _answer(outcomes)
 
     async def _restart(self, arguments: Arguments) -> Answer:
-        names = self._chosen(arguments)
+        names, held = self._not_held(self._chosen(arguments))
         force = bool(arguments.get("force"))
-        return _answer(await asyncio.gather(*(self._restart_one(name, force) for name in names)))
+        done = await asyncio.gather(*(self._restart_one(name, force) for name in names))
+        return _answer([*done, *self._hands_off(held, arguments)])
 
     async def _restart_one(self, name: str, force: bool) -> Outcome:
         refusal = None if force else await self._refusal(name, "asked to restart")
@@ -116,14 +122,17 @@ class Commands:
     async def _reload(self, arguments: Arguments) -> Answer:
         names = self._chosen(arguments) if arguments.get("agents") or not arguments.get("paths") else []
         if not arguments.get("agents") and not arguments.get("paths"):
-            names = [name for name in names if self._supervisor.members[name].state.wish is Wish.UP]
+            members = self._supervisor.members
+            names = [name for name in names if members[name].wanted]
         for text in arguments.get("paths", ()):
             concerned = await self._supervisor.selection.why(Path(text))
             if not concerned:
                 raise MeshError(f"{text}: is an input of no agent; see `meshsup why {text}` and `meshsup watch status`")
             names += [name for name in concerned if name not in names]
+        names, held = self._not_held(names)
         force = bool(arguments.get("force"))
-        return _answer(await asyncio.gather(*(self._reload_one(name, force) for name in names)))
+        done = await asyncio.gather(*(self._reload_one(name, force) for name in names))
+        return _answer([*done, *self._hands_off(held, arguments)])
 
     async def _reload_one(self, name: str, force: bool) -> Outcome:
         if self._member(name).state.wish is Wish.DOWN:
@@ -161,6 +170,27 @@ class Commands:
         hidden = self._supervisor.outputs.hide(text)
         return Outcome(task.name, verdict.ok, hidden, task.state.generation, round(seconds, 3))
 
+    # ---- what a person holds ---------------------------------------------------------------------------------------
+
+    async def _hold(self, arguments: Arguments) -> Answer:
+        """Of `run`: ``agents`` is one name, ``pid`` who asks; ``dry_run``: only say how it would be started."""
+        member = self._member(next(iter(arguments.get("agents", ())), ""))
+        if arguments.get("dry_run"):
+            return await self._holding.preview(member)
+        return await self._holding.hold(member, int(arguments["pid"]), how=str(arguments.get("how", "run")))
+
+    def _not_held(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        held = [name for name in names if self._member(name).held is not None]
+        return [name for name in names if name not in held], held
+
+    def _hands_off(self, names: Sequence[str], arguments: Arguments) -> list[Outcome]:
+        """A program in a person's terminal is not ours to end; that is a failure only for who named it."""
+        return [self._left(name, not arguments.get("agents"), "end it there (Ctrl-C)") for name in names]
+
+    def _left(self, name: str, ok: bool, way_out: str) -> Outcome:
+        held = self._member(name).held
+        return Outcome(name, ok, f"is {by_whom(held)}; {way_out}" if held is not None else "was given back meanwhile")
+
     # ---- the mesh --------------------------------------------------------------------------------------------------
 
     async def _apply(self, arguments: Arguments) -> Answer:
@@ -171,7 +201,8 @@ class Commands:
     async def _down(self, arguments: Arguments) -> Answer:
         if not self._supervisor.over.is_set():  # asking twice is no wish for less grace, as a second Ctrl-C is
             self._supervisor.finish()
-        return Answer(ok=True)
+        held = [(name, member.held) for name, member in self._supervisor.members.items() if member.held is not None]
+        return Answer(ok=True, lines=tuple(f"{name} goes on: it is {by_whom(one)}" for name, one in held))
 
     async def _up(self, arguments: Arguments) -> Answer:
         answer = await self._applying.apply()
@@ -180,7 +211,8 @@ class Commands:
         names = self._named(arguments.get("agents", ()))
         self.check_profiles(arguments.get("profiles", ()))
         wanted = self._supervisor.chosen(names, arguments.get("profiles", ()))
-        begun = [name for name in wanted if self._supervisor.members[name].state.wish is Wish.DOWN]
+        members = self._supervisor.members
+        begun = [name for name in wanted if members[name].state.wish is Wish.DOWN and members[name].held is None]
         self._supervisor.want(wanted)
         lines = [*answer.lines, f"starts {', '.join(begun)}"] if begun else answer.lines
         return Answer(ok=True, lines=tuple(line for line in lines if line != NO_CHANGE or not begun))
@@ -198,6 +230,8 @@ class Commands:
             return " - watching is off"
         if not tracked.inputs.watched:
             return " - watch = false in mesh.toml"
+        if (held := self._supervisor.members[name].held) is not None:
+            return f" - {by_whom(held)}; counts when that ends"
         return "" if tracked.enabled else f" - switched off; `meshsup watch enable {name}`"
 
     async def _watch_status(self, arguments: Arguments) -> Answer:
@@ -248,7 +282,7 @@ class Commands:
         if not words:
             members = self._supervisor.members
             agents = self._supervisor.mesh.agents.items()
-            return [name for name, spec in agents if not spec.profiles or members[name].state.wish is Wish.UP]
+            return [name for name, spec in agents if not spec.profiles or members[name].wanted]
         return [name for name in self._named(words) if registry or name != REGISTRY]
 
     def _named(self, words: Collection[str]) -> list[str]:

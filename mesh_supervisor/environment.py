@@ -7,6 +7,7 @@ A value that happens to be exported in the shell never beats ours: PORT=3000 in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -27,6 +28,12 @@ FRAMEWORK_NAMES: Mapping[str, tuple[str, str]] = {
     "gradio": ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"),
 }
 """Top-level import, or word of the command line -> the names under which that framework reads host and port."""
+
+OF_THE_TERMINAL = re.compile(
+    r"TERM|TERM_.*|COLORTERM|LINES|COLUMNS|(NO|FORCE)_COLOR|CLICOLOR.*|TTY|SSH_TTY|DISPLAY|WAYLAND_DISPLAY|XAUTHORITY"
+    r"|EDITOR|VISUAL|PAGER|INPUTRC|PYTHONBREAKPOINT|PYTHON_COLORS|PYTHON_BASIC_REPL|(DEBUGPY|PYDEVD|VSCODE)_.*"
+)
+"""Names that tell of the terminal somebody sits at, and of his debugger: no matter where the mesh was started."""
 
 MESH_SDK = "mesh"
 """The top-level import of the MCP Mesh SDK (distribution mcp-mesh)."""
@@ -70,6 +77,12 @@ def build(
     if bin_dir is not None and "PATH" not in spec.environment:
         environment["PATH"] = f"{bin_dir}:{environment['PATH']}" if environment.get("PATH") else str(bin_dir)
     return environment
+
+
+def in_terminal(environ: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
+    """``environ``, as the mesh would start it, in the terminal that ``shell`` is the environment of."""
+    seen = {key: value for key, value in shell.items() if OF_THE_TERMINAL.fullmatch(key)}
+    return {**environ, **seen}
 
 
 def state_dir_of(mesh: MeshSpec, agent: str) -> Path:

@@ -43,6 +43,9 @@ class EventKind(StrEnum):
     RELOAD_COMPLETED = "reload-completed"
     RELOAD_REJECTED = "reload-rejected"
     RELOAD_FAILED = "reload-failed"
+    RELOAD_HELD = "reload-held"
+    HELD = "held"
+    GIVEN_BACK = "given-back"
     REGISTERED = "registered"
     REGISTRY = "registry"
     SWEPT = "swept"
@@ -110,17 +113,20 @@ def unix_time(text: object) -> float:
 
 
 class Outcome(StrEnum):
-    """COMPLETED: the new generation serves. REJECTED: the old one still does. FAILED: neither does."""
+    """COMPLETED: the new generation serves. REJECTED: the old one still does. FAILED: neither does. HELD: a person has
+    taken the agent over; the edit counts when it is given back."""
 
     COMPLETED = "completed"
     REJECTED = "rejected"
     FAILED = "failed"
+    HELD = "held"
 
 
 _KIND_OF_OUTCOME = {
     Outcome.COMPLETED: EventKind.RELOAD_COMPLETED,
     Outcome.REJECTED: EventKind.RELOAD_REJECTED,
     Outcome.FAILED: EventKind.RELOAD_FAILED,
+    Outcome.HELD: EventKind.RELOAD_HELD,
 }
 
 
@@ -170,6 +176,8 @@ class Reload:
         """What the log says: ``Reload completed: planner in 0.125s (generation 7)``."""
         if self.outcome == Outcome.COMPLETED:
             return f"Reload completed: {agent} in {self.total_ms / 1000:.3f}s (generation {self.generation})"
+        if self.outcome == Outcome.HELD:
+            return f"Reload held: {agent} is in a terminal (`meshsup run`) and starts anew after it ({self.reason})"
         return f"Reload {self.outcome}: {agent} ({self.error or self.reason})"
 
 

@@ -59,6 +59,13 @@ class News:
                 details["seconds"] = round(report.seconds, 3)  # type: ignore[assignment]
             self._outputs.bus.publish(event(_KINDS[report.kind], text, agent=name, **details))
 
+    def held_back(self, member: Member, reason: str) -> None:
+        """An edit of an agent that a person has taken over: it counts when it is given back."""
+        record = Reload("held", _trigger(reason), reason, member.state.generation)
+        member.last = f"edited: {self._outputs.hide(reason)}"
+        self._outputs.bus.publish(record.as_event(member.spec.name))
+        self.say(record.sentence(member.spec.name))
+
     @staticmethod
     def _was_reload(member: Member, report: Report) -> bool:
         """A crash of an instance that a reload had started and that never got ready is a reload that failed."""

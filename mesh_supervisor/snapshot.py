@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,16 @@ from typing import Literal
 from mesh_supervisor import __version__
 from mesh_supervisor.control.messages import AgentView, Snapshot
 from mesh_supervisor.host.inputs import count
-from mesh_supervisor.host.instance import Instance
 from mesh_supervisor.host.spawn import tree, usage
 from mesh_supervisor.launcher import AgentPreparation
-from mesh_supervisor.lifecycle import Agent, Phase, Wish, phase
+from mesh_supervisor.lifecycle import Agent, Phase, phase
 from mesh_supervisor.member import REGISTRY, Member
 from mesh_supervisor.spec import CommandLine, Kind, Module, Register, Script
 from mesh_supervisor.supervisor import Supervisor
 from mesh_supervisor.wording import hide
+
+HELD = "held"
+"""The word for an agent that runs in a person's terminal. Not a phase: the machine knows it as unwanted."""
 
 SLOW_START = 2.0
 """Seconds after which a start says what it waits for."""
@@ -47,8 +49,8 @@ def take(supervisor: Supervisor) -> Snapshot:
 
 def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
     state, spec = member.state, member.spec
-    instance = _newest(member)
-    cpu, memory = _use(member, instance)
+    process = _process(member)
+    cpu, memory = _use(member, process)
     tracked = supervisor.selection.agents.get(name)
     preparation = member.preparation if isinstance(member.preparation, AgentPreparation) else None
     inputs = tracked.inputs if tracked is not None else None
@@ -56,13 +58,13 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
     view = AgentView(
         name=name,
         kind="registry" if name == REGISTRY else "task" if spec.kind is Kind.TASK else "agent",
-        state=str(phase(state)),
+        state=_state(member),
         detail=_detail(member, now),
-        pid=instance.pid if instance is not None else None,
+        pid=process.pid if process is not None else None,
         port=spec.port,
         host=spec.host,
         generation=state.generation,
-        uptime=now - instance.spawned_at if instance is not None else None,
+        uptime=now - process.since if process is not None else None,
         restarts=state.restarts,
         cpu=cpu,
         memory=memory,
@@ -77,28 +79,48 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
         watched=bool(supervisor.watcher and tracked and tracked.enabled and inputs and inputs.watched),
         inputs=count(inputs) if inputs is not None else 0,
         warnings=_warnings(preparation),
-        wanted=state.wish is Wish.UP,
+        wanted=member.wanted,
     )
     return _hidden(view, supervisor.mesh.secrets)
 
 
-def _newest(member: Member) -> Instance | None:
-    """The one that serves, else the one that comes, else the one that goes."""
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The process that a row is about; ``since`` in loop time."""
+
+    pid: int
+    since: float
+
+
+def _state(member: Member) -> str:
+    return HELD if _is_held(member) else str(phase(member.state))
+
+
+def _is_held(member: Member) -> bool:
+    """A person has it, and what the mesh had of it is gone."""
+    return member.held is not None and not member.state.alive
+
+
+def _process(member: Member) -> _Running | None:
+    """What a person holds; else the one that serves, else the one that comes, else the one that goes."""
+    if member.held is not None and _is_held(member):
+        return _Running(member.held.pid, member.held.since)
     living = member.launcher.instances
     order = [i for i in (member.state.serving, member.state.incoming, *member.state.draining) if i is not None]
-    return next((living[i.generation] for i in order if i.generation in living), None)
+    found = next((living[i.generation] for i in order if i.generation in living), None)
+    return None if found is None else _Running(found.pid, found.spawned_at)
 
 
-def _use(member: Member, instance: Instance | None) -> tuple[float | None, int | None]:
+def _use(member: Member, process: _Running | None) -> tuple[float | None, int | None]:
     """(percent of one core since the last look, or since its start; resident bytes) of its whole tree."""
-    if instance is None:
+    if process is None:
         member.cpu_seen = None
         return None, None
-    spent, memory = usage(tree(instance.pid))
+    spent, memory = usage(tree(process.pid))
     now = asyncio.get_running_loop().time()
-    since, before = member.cpu_seen or (instance.spawned_at, 0.0)
-    if since < instance.spawned_at or spent < before:  # another instance by now, or a child of it has gone
-        since, before = instance.spawned_at, 0.0
+    since, before = member.cpu_seen or (process.since, 0.0)
+    if since < process.since or spent < before:  # another instance by now, or a child of it has gone
+        since, before = process.since, 0.0
     if now - since >= 0.2:
         member.cpu_seen = (now, spent)
     return round(100 * (spent - before) / max(now - since, 0.01), 1), memory
@@ -107,6 +129,8 @@ def _use(member: Member, instance: Instance | None) -> tuple[float | None, int |
 def _detail(member: Member, now: float) -> str:
     state = member.state
     word = phase(state)
+    if member.held is not None and _is_held(member):
+        return f"{member.held.how}, pid {member.held.pid}"
     if state.rejection is not None:
         return f"reload rejected: {state.rejection}"
     if word in (Phase.BACKOFF, Phase.CRASHLOOP):
@@ -137,9 +161,10 @@ def _registered(
     if preparation.registrar(member.spec) is Register.NEVER:
         return "never"
     serving = member.state.serving
-    if serving is None or not supervisor.registry_serves():
+    generation = serving.generation if serving is not None else member.held.generation if member.held else None
+    if generation is None or not supervisor.registry_serves():
         return "no"
-    return "yes" if supervisor.enrolment.is_registered(preparation.id_of(member.spec, serving.generation)) else "no"
+    return "yes" if supervisor.enrolment.is_registered(preparation.id_of(member.spec, generation)) else "no"
 
 
 def _interpreter(preparation: AgentPreparation | None) -> str | None:

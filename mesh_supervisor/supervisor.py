@@ -35,6 +35,8 @@ from mesh_supervisor.lifecycle import (
     Blocked,
     Cause,
     DependencyReady,
+    Event,
+    InputsChanged,
     Phase,
     Policy,
     RestartAsked,
@@ -81,7 +83,7 @@ class Supervisor:
             mesh.root,
             self.finder,
             self.ignore,
-            post=lambda name, happened: self.members[name].task.post(happened),
+            post=self._post,
             configured=self._config_changed,
             inputs_changed=self.inputs_changed,
             say=self.say,
@@ -232,7 +234,9 @@ class Supervisor:
         wanted = set(names)
         for level in start_levels(self.mesh.agents):
             for name in level:
-                if name in wanted:
+                if name in wanted and (held := self.members[name].held) is not None:
+                    held.afterwards = held.afterwards or Wanted()
+                elif name in wanted:
                     self._tell_blocked(name)
                     self.members[name].task.post(Wanted())
 
@@ -279,6 +283,8 @@ class Supervisor:
         member = self.members.get(dependency.agent)
         if member is None:
             return True
+        if member.held is not None:
+            return member.held.serves
         if phase(member.state) is Phase.DONE:
             return True
         if dependency.condition is Condition.STARTED:
@@ -313,6 +319,12 @@ class Supervisor:
             self._tell_blocked(other)
             if became_ready:
                 self._encourage(other, name, after)
+
+    def tell_dependents(self, name: str) -> None:
+        """Of an agent that serves without an instance of ours: it is held."""
+        for other, member in self.members.items():
+            if any(dependency.agent == name for dependency in member.spec.depends_on):
+                self._tell_blocked(other)
 
     def _say_all_ready(self) -> None:
         """Once per run: the first moment in which everything that is wanted serves."""
@@ -374,6 +386,19 @@ class Supervisor:
     def _spin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None
         return self._tasks.create_task(work)
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Goes on beside the agents, until it ends or the mesh does."""
+        task = self._spin(work)
+        self._keepers.append(task)
+        task.add_done_callback(self._keepers.remove)
+
+    def _post(self, name: str, happened: Event) -> None:
+        member = self.members[name]
+        held = member.held
+        if held is not None and held.afterwards is not None and isinstance(happened, InputsChanged):
+            self.news.held_back(member, happened.reason)
+        member.task.post(happened)
 
     def _batch(self, paths: frozenset[Path]) -> None:
         self.selection.batch(paths)

@@ -11,7 +11,7 @@ from typing import Any
 from mesh_supervisor.cli.logs import prefix_colour
 from mesh_supervisor.cli.moments import local_time, parse_since
 from mesh_supervisor.cli.table import aligned, indented, widths
-from mesh_supervisor.cli.terminal import DIM, GREEN, RED, YELLOW, painted, show, show_json, talk, width
+from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, painted, show, show_json, talk, width
 from mesh_supervisor.cli.words import one_line
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import NotRunning, UnknownAgent, UsageError, suggestion
@@ -19,7 +19,7 @@ from mesh_supervisor.events import Event, EventKind, Reload, iso_time, read_even
 from mesh_supervisor.events import history as reloads_among
 from mesh_supervisor.locate import Place, read_leniently
 
-OUTCOMES = {"completed": GREEN, "rejected": YELLOW, "failed": RED}
+OUTCOMES = {"completed": GREEN, "rejected": YELLOW, "failed": RED, "held": CYAN}
 
 
 def print_history(place: Place, agents: Sequence[str], *, lines: int | None, since: str | None, as_json: bool) -> None:

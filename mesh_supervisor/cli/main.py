@@ -51,13 +51,14 @@ def version() -> None:
 
 
 VERBS: tuple[Callable[..., None], ...] = (
-    *(up.up, up.down, up.run),
+    *(up.up, up.down),
     *(look.ps, look.logs, look.history, look.events, look.why),
     *(act.start, act.stop, act.restart, act.reload, act.apply),
     *(author.init, author.check, author.schema, author.completion, version),
 )
 for verb in VERBS:
     app.command(cls=Verb)(verb)
+app.command(cls=up.Run)(up.run)
 # Everything behind the agent's name is the command's own, options too.
 app.command("exec", cls=Verb, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
     up.execute

@@ -60,8 +60,9 @@ async def _nothing() -> None:
     """Nothing is applied."""
 
 
-async def program_of(mesh: MeshSpec, spec: AgentSpec, registry_url: str | None) -> Program:
-    """The command line, environment and folder of an agent, as the mesh would start it, without our mark."""
+async def program_of(mesh: MeshSpec, spec: AgentSpec, registry_url: str | None) -> tuple[Program, Path]:
+    """The command line, environment and folder of an agent, as the mesh would start it, without our mark; and its
+    interpreter."""
     finder = finder_of(mesh)
     found = await finder.interpreter_of(spec)
     inputs = await finder.inputs_of(spec)
@@ -80,7 +81,7 @@ async def program_of(mesh: MeshSpec, spec: AgentSpec, registry_url: str | None) 
     if "MCP_MESH_AGENT_ID" not in spec.environment:
         environ.pop("MCP_MESH_AGENT_ID", None)
     Path(environ["MESHSUP_STATE_DIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Program(finder.argv_of(spec, found), environ, spec.directory)
+    return Program(finder.argv_of(spec, found), environ, spec.directory), found.python
 
 
 def _registry_url(mesh: MeshSpec) -> str:

@@ -22,6 +22,7 @@ COLOURS = {
     "starting": CYAN,
     "reloading": CYAN,
     "draining": CYAN,
+    "held": CYAN,
     "backoff": YELLOW,
     "crashloop": RED,
     "failed": RED,

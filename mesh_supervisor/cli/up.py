@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mesh_supervisor.cli.asking import Agents, OneAgent, Timeout, client_of, place_of
+from mesh_supervisor.cli.help import Verb
 from mesh_supervisor.cli.terminal import complain, show, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import UsageError, WaitTimedOut
@@ -145,17 +146,54 @@ def down(ctx: typer.Context, timeout: Timeout = None) -> None:
         raise typer.Exit(answer.exit_code or 1)
 
 
+ANY_PORT = "any"
+
+
+class Run(Verb):
+    """`run`: the value of --debug may be left out, which typer does not know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given: list[str] = []
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            if given and given[-1] == "--debug=":
+                given[-1] += word
+            elif word == "--debug":
+                given.append("--debug=" if following.isdigit() else f"--debug={ANY_PORT}")
+            else:
+                given.append(word)
+        return super().parse_args(ctx, given)
+
+
 Program = Annotated[list[str], typer.Argument(metavar="CMD", help="What to run, with its arguments.")]
 
 
-def run(ctx: typer.Context, agent: OneAgent) -> None:
-    """Run one agent alone in this terminal. A debugger works, an MCP client can launch it.
+def run(
+    ctx: typer.Context,
+    agent: OneAgent,
+    debug: Annotated[
+        str | None, typer.Option("--debug", metavar="[PORT]", help="Under debugpy, on 5678 or the next free port.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--debug-wait", help="The same, and start once a debugger is attached.")
+    ] = False,
+) -> None:
+    """Run one agent in this terminal. A debugger works, an MCP client can launch it.
 
-    Its stdin and stdout are untouched; nothing restarts it. Refused while it runs in the mesh.
+    Taken over from a running mesh: stopped there, and not reloaded, restarted or checked until this ends; then the
+    mesh starts it again. stdin, stdout and the exit code are the program's own.
     """
     from mesh_supervisor.cli import alone
 
-    alone.run(place_of(ctx), agent)
+    wanted = alone.Debug(_port(debug), wait) if wait or debug is not None else None
+    alone.run(place_of(ctx), agent, wanted)
+
+
+def _port(text: str | None) -> int | None:
+    if text in (None, ANY_PORT):
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise UsageError(f"--debug {text}: is no port; 1 to 65535, or nothing for a free one")
+    return int(text)
 
 
 def execute(ctx: typer.Context, agent: OneAgent, command: Program) -> None:

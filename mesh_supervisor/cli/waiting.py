@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LOOK_EVERY = 0.15
-GOOD = ("ready", "done")
+GOOD = ("ready", "done", "held")
 BAD = ("failed", "crashloop")
 
 

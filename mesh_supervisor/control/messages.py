@@ -126,5 +126,6 @@ VERBS = (
     "watch-disable",
     "why",
     "up",
+    "hold",
 )
 """Commands: POST /commands/VERB with a JSON object (``agents``: names or globs, and what the verb takes)."""

@@ -159,7 +159,10 @@ def application(controlled: Controlled, stop: asyncio.Event) -> Starlette:
         verb = request.path_params["verb"]
         if verb not in VERBS:
             raise HTTPException(404, f"no command is called '{verb}'")
-        return Json((await _answer(controlled, verb, await _arguments(request))).to_json())
+        arguments = await _arguments(request)
+        if verb == "hold":
+            arguments["pid"] = request.state.peer  # who asks, as the kernel says it
+        return Json((await _answer(controlled, verb, arguments)).to_json())
 
     async def events(request: Request) -> StreamingResponse:
         return _lines(stop, controlled.follow_events(), lambda event: event.to_json())

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import resource
 import socket
+import struct
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -66,6 +67,7 @@ async def serve(
     ``sock`` is bound by the caller (who can say in his own words that the port is taken); it may already listen. It is
     closed here in every case, also when this task is cancelled: then open connections are cut. ``admit`` sees every
     accepted socket (peer credentials) before a byte of it is read; False hangs up. Lifespan events are not sent.
+    ``request.state.peer`` is the pid of who connected, as the kernel knows it; 0 where it is not a process seen here.
     """
     server = _Server(_configuration(app, grace, admit), stop)
     try:
@@ -105,6 +107,7 @@ def _patient(admit: Admit | None) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self.app_state = {**self.app_state, "peer": _peer(transport.get_extra_info("socket"))}
             if admit is not None and not admit(transport.get_extra_info("socket")):
                 transport.abort()
             else:
@@ -139,6 +142,14 @@ def _patient(admit: Admit | None) -> type[H11Protocol]:
                 self.transport.close()
 
     return Patient
+
+
+def _peer(connection: socket.socket) -> int:
+    """The pid at the other end of a Unix socket; 0 where nobody can tell."""
+    if connection.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
 
 
 @contextlib.contextmanager

@@ -7,13 +7,15 @@ import os
 import pty
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mesh_supervisor.control.client import Client
+from mesh_supervisor.control.messages import Answer
+from mesh_supervisor.errors import MeshError, UnknownAgent
 from tests.cli.conftest import MESHSUP, Command, environment
-from tests.control.fake import VIEW, FakeMesh, snapshot
+from tests.control.fake import FakeMesh
 
 REPORT = """
 import json, os, sys
@@ -80,12 +82,38 @@ def test_what_cannot_be_run(planner: Path, meshsup: Command, words: tuple[str, .
     assert sentence in done.err
 
 
-def test_run_refuses_a_second_one(mesh: FakeMesh, meshsup: Command) -> None:
+HOW_IT_STARTS = {
+    "generation": 8,
+    "argv": [sys.executable, "-c", "import os; print(os.environ['MODEL'], os.environ['TERM'], os.getcwd())"],
+    "environ": {"MODEL": "small", "TERM": "of the mesh", "PATH": os.environ["PATH"]},
+    "directory": "/",
+    "python": sys.executable,
+}
+
+
+def test_run_takes_the_agent_over(mesh: FakeMesh, meshsup: Command) -> None:
+    mesh.answers["hold"] = Answer(ok=True, body=HOW_IT_STARTS)
+    done = meshsup("run", "planner", env={"MODEL": "large"})
+    assert (done.code, done.out) == (0, "small xterm-256color /\n"), "the mesh's environment, this terminal"
+    assert done.err == "planner: taken over from the mesh; it goes on there when this ends\n"
+    ((verb, arguments),) = mesh.asked
+    assert (verb, arguments["agents"], arguments["how"]) == ("hold", ["planner"], "run")
+    assert arguments["pid"] > 1, "who asks, as the kernel says it"
+
+
+def test_nobody_can_ask_for_another_process(mesh: FakeMesh) -> None:
+    mesh.answers["hold"] = Answer(ok=True, body=HOW_IT_STARTS)
+    Client(mesh.place).command("hold", agents=["planner"], pid=1)
+    assert mesh.asked[0][1]["pid"] == os.getpid()
+
+
+def test_run_of_what_cannot_be_taken_over(mesh: FakeMesh, meshsup: Command) -> None:
+    mesh.answers["hold"] = MeshError("planner is held by `meshsup run` (pid 4242) already; end that first")
     done = meshsup("run", "planner")
-    assert done.code == 1
-    assert "planner runs in the mesh already (pid 4242); `meshsup stop planner` first" in done.err
-    mesh.now = snapshot(mesh.place, replace(VIEW, state="stopped", pid=None, wanted=False))
-    assert meshsup("run", "planner").out == "planning\n"
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "meshsup: planner is held by `meshsup run` (pid 4242) already; end that first\n"
+    mesh.answers["hold"] = UnknownAgent("planer", ["planner"])
+    assert meshsup("run", "planer").code == 4
 
 
 def test_run_keeps_the_terminal(planner: Path) -> None:

@@ -1,0 +1,96 @@
+"""What has to be known before a program is run under debugpy: is it there, which port is free, what runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..debugging import FIRST_PORT, HOST, installing, with_debugger
+from ..errors import MeshError
+from .children import Program
+from .interpreter import PATIENCE
+from .ports import free_port, holder_of
+
+_NEXT = 100
+"""Ports after the first that are tried before any free one does."""
+
+_ASK = "import importlib.util as u; print(*[n for n in ('debugpy', 'pip') if u.find_spec(n)], 'asked')"
+
+
+def refuse_without_debugpy(python: Path, program: Program) -> None:
+    """Raises MeshError with the command that installs it for this interpreter."""
+    found = _modules_of(python, program)
+    if "debugpy" not in found:
+        has_uv = shutil.which("uv", path=program.environ.get("PATH")) is not None
+        cure = installing(str(python), has_pip="pip" in found, has_uv=has_uv)
+        raise MeshError(f"debugpy is not installed for {python}; `{cure}` installs it")
+
+
+def _modules_of(python: Path, program: Program) -> list[str]:
+    try:
+        done = subprocess.run(
+            [python, "-c", _ASK],
+            env=dict(program.environ),
+            cwd=program.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except OSError as error:
+        raise MeshError(f"cannot run {python}: {error.strerror}; make the environment again") from error
+    except subprocess.TimeoutExpired:
+        raise MeshError(f"{python} does not answer within {PATIENCE:g} s; does it start at all?") from None
+    words = done.stdout.split()
+    if "asked" not in words:
+        raise MeshError(f"{python} does not start: {done.stderr.strip().rpartition(chr(10))[2] or 'it says nothing'}")
+    return words
+
+
+def debug_port(wanted: int | None) -> int:
+    """``wanted``, if it is free (MeshError otherwise); None: 5678 or the next free one."""
+    if wanted is None:
+        return free_port(range(FIRST_PORT, FIRST_PORT + _NEXT))
+    holder = holder_of(wanted, HOST)
+    if holder is not None:
+        raise MeshError(f"port {wanted} is already in use by {holder}; leave it out, and a free one is chosen")
+    return wanted
+
+
+def under_debugger(program: Program, python: Path, port: int, *, wait: bool) -> Program:
+    """``program`` under debugpy. Raises MeshError for one that is not Python."""
+    words = with_debugger(_as_python(program, python), port, wait=wait)
+    if words is None:
+        raise MeshError(f"{' '.join(program.argv)}: runs no program that could be debugged")
+    return Program(words, program.environ, program.directory)
+
+
+def _as_python(program: Program, python: Path) -> tuple[str, ...]:
+    """The words, beginning with a Python: a console script is a file for it."""
+    head = program.argv[0]
+    if Path(head).name.startswith(("python", "pypy")):
+        return program.argv
+    found = _found(head, program.directory, program.environ)
+    if found is None or not _is_python_script(found):
+        raise MeshError(f"{head}: is no Python program, so debugpy cannot run it")
+    return (str(python), str(found), *program.argv[1:])
+
+
+def _found(head: str, directory: Path, environ: Mapping[str, str]) -> Path | None:
+    if "/" in head:
+        return directory / head
+    found = shutil.which(head, path=environ.get("PATH", os.defpath))
+    return None if found is None else directory / found
+
+
+def _is_python_script(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            first = opened.readline(4096)
+    except OSError:
+        return False
+    return file.suffix == ".py" or (first.startswith(b"#!") and b"python" in first)

@@ -1,0 +1,92 @@
+"""A ``meshsup`` command on a terminal of its own, as a person has it: typed to, and read from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from tests.e2e.harness import MESHSUP, Mesh
+
+ON_A_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Makes stdin the controlling terminal of a new session, then becomes the command: its foreground process group."""
+
+
+class Terminal:
+    """``screen`` is all that was shown so far; ``process`` the command."""
+
+    def __init__(self, mesh: Mesh, *words: str) -> None:
+        self._master, slave = pty.openpty()
+        self.screen = ""
+        self._read_to = 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ON_A_TERMINAL, str(MESHSUP), *words],
+            cwd=mesh.root,
+            env={**mesh.environ, "TERM": "dumb"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def see(self, text: str, timeout: float = 30.0) -> None:
+        """Until ``text`` is shown, after what was seen before. AssertionError when it is not, with the screen."""
+        deadline = time.monotonic() + timeout
+        while text not in self.screen[self._read_to :]:
+            assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{self.screen}"
+            assert self._more(0.2), f"it has ended without {text!r}:\n{self.screen}"
+        self._read_to = self.screen.index(text, self._read_to) + len(text)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def ends(self, timeout: float = 30.0) -> int:
+        """Its exit code, as a shell would see it; what it still shows is read."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it goes on:\n{self.screen}"
+            self._more(0.05)
+        while self._more(0):
+            pass
+        return self.process.returncode
+
+    def _more(self, patience: float) -> bool:
+        """False when nothing can come any more: nobody has the other end open."""
+        if not select.select([self._master], [], [], patience)[0]:
+            return patience > 0
+        try:
+            read = os.read(self._master, 65536)
+        except OSError:  # EIO: nobody has the other end
+            return False
+        self.screen += read.decode(errors="replace")
+        return bool(read)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(10)
+        os.close(self._master)
+
+
+@contextlib.contextmanager
+def terminal(mesh: Mesh, *words: str) -> Iterator[Terminal]:
+    """The command, gone at the end."""
+    opened = Terminal(mesh, *words)
+    try:
+        yield opened
+    finally:
+        print(f"---- the terminal of {' '.join(words)}\n{opened.screen[-4000:]}")
+        opened.close()

@@ -1,0 +1,197 @@
+"""`meshsup run`: an agent in a person's terminal, taken over from the running mesh and given back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from tests.e2e.harness import MESHSUP, Mesh, alive, server, wait_for
+from tests.e2e.terminal import terminal
+
+ASKING = """
+    import os, sys
+    if sys.stdin.isatty():
+        print("foreground", os.tcgetpgrp(0) == os.getpgrp(), "generation", os.environ["MESHSUP_GENERATION"])
+        name = input("who? ")
+        breakpoint()
+        print("hello", name)
+        if name == "seven":
+            sys.exit(7)
+"""
+"""In a terminal: asks, stands in the debugger, then serves like any other agent."""
+
+
+@pytest.fixture
+def planner(mesh: Mesh) -> Mesh:
+    mesh.write("planner.py", server("planner one", ASKING))
+    mesh.config(mesh.table("planner"))
+    mesh.up()
+    return mesh
+
+
+def held(mesh: Mesh) -> bool:
+    view = mesh.agent("planner")
+    assert view.state == "held", f"{view.state} ({view.detail})"
+    return True
+
+
+def given_back(mesh: Mesh, above: int) -> None:
+    mesh.wait_generation("planner", above)
+    mesh.wait_answer("planner", "planner one")
+
+
+def test_taken_over_debugged_and_given_back(planner: Mesh) -> None:
+    before = planner.agent("planner")
+    with terminal(planner, "run", "planner") as person:
+        person.see("foreground True generation 2")
+        assert before.pid is not None and not alive(before.pid), "two of one agent"
+        person.type("seven\n")
+        person.see("(Pdb)")
+        view = planner.agent("planner")
+        assert (view.state, view.detail, view.pid) == ("held", f"run, pid {person.pid}", person.pid)
+        assert (view.generation, view.wanted, view.restarts) == (2, True, 0)
+        person.type("p name * 2\n")
+        person.see("'sevenseven'")
+        person.type("c\n")
+        person.see("hello seven")
+        assert person.ends() == 7, "the exit code is the program's"
+    given_back(planner, 2)
+    assert planner.agent("planner").generation == 3
+    kinds = [event["kind"] for event in planner.events(agent="planner")]
+    assert [kind for kind in kinds if kind in ("held", "given-back")] == ["held", "given-back"]
+    assert "crashed" not in kinds
+
+
+def test_it_serves_and_is_registered_while_it_is_held(planner: Mesh) -> None:
+    planner.wait_ready()
+    with terminal(planner, "run", "planner") as person:
+        person.see("who? ")
+        person.type("ada\n")
+        person.see("(Pdb)")
+        assert not planner.registered("?name=planner") or planner.agent("planner").registered == "no"
+        person.type("c\n")
+        person.see("hello ada")
+        planner.wait_answer("planner", "planner one")
+        wait_for(lambda: planner.agent("planner").registered == "yes")
+        assert [row["id"] for row in planner.registered() if row["name"] == "planner"] == ["planner-0002"]
+        person.type("\x03")
+        person.see("Program interrupted")  # by pdb: Ctrl-C is the program's
+        person.type("q\n")
+        assert person.ends() == 1
+    given_back(planner, 2)
+    wait_for(lambda: [row["id"] for row in planner.registered() if row["name"] == "planner"] == ["planner-0003"])
+
+
+def test_an_edit_counts_when_it_is_given_back(planner: Mesh) -> None:
+    with terminal(planner, "run", "planner") as person:
+        person.see("who? ")
+        planner.edit("planner.py", "planner one", "planner two")
+        wait_for(lambda: planner.events("reload-held", agent="planner"))
+        held(planner)
+        assert "held" in planner.ok("history")
+        person.type("\x04")
+        assert person.ends() == 1
+    planner.wait_answer("planner", "planner two")
+    assert planner.agent("planner").generation == 3, "started once, not reloaded once more"
+
+
+def test_killed_with_9_it_is_given_back(planner: Mesh) -> None:
+    with terminal(planner, "run", "planner") as person:
+        person.see("who? ")
+        held(planner)
+        os.kill(person.pid, signal.SIGKILL)
+        assert person.ends() == -signal.SIGKILL
+    given_back(planner, 2)
+
+
+def test_what_was_stopped_stays_stopped(planner: Mesh) -> None:
+    planner.ok("stop", "planner")
+    with terminal(planner, "run", "planner") as person:
+        person.see("who? ")
+        held(planner)
+        assert not planner.agent("planner").wanted
+        person.type("\x04")
+        person.ends()
+    planner.wait_state("planner", "stopped")
+    wait_for(lambda: planner.events("given-back"))
+    assert planner.agent("planner").state == "stopped" and len(planner.events("ready", agent="planner")) == 1
+
+
+def test_others_keep_their_hands_off(planner: Mesh) -> None:
+    with terminal(planner, "run", "planner") as person:
+        person.see("who? ")
+        who = f"held by `meshsup run` (pid {person.pid})"
+        second = planner.run("run", "planner")
+        assert (second.code, second.out) == (1, "")
+        assert second.err == f"meshsup: planner is {who} already; end that first\n"
+        for verb in ("stop", "restart", "reload"):
+            named, all_of_them = planner.run(verb, "planner"), planner.run(verb)
+            assert named.code == 1 and named.err == f"planner: is {who}; end it there (Ctrl-C)\n", (verb, named)
+            assert all_of_them.code == 0 and who in all_of_them.out, (verb, all_of_them)
+        assert planner.ok("start", "planner") == f"planner: is {who}; it is started when that ends\n"
+        planner.ok("up", "-d", "--wait")
+        held(planner)
+        assert f"held (run, pid {person.pid})" in planner.ok("ps")
+        assert who in planner.ok("why", "planner.py")
+        assert person.process.poll() is None
+        down = planner.run("down")
+        assert (down.code, down.out) == (0, f"planner goes on: it is {who}\n")
+        assert person.process.poll() is None
+        person.type("\x04")
+        person.ends()
+
+
+def test_stdin_and_stdout_are_untouched(mesh: Mesh) -> None:
+    mesh.write(
+        "echo.py",
+        """
+        import os, sys, time
+        if os.environ["MESHSUP_GENERATION"] == "1":
+            time.sleep(600)
+        print(sys.stdin.read().upper(), end="")
+        """,
+    )
+    mesh.config('[agents.echo]\ncommand = "echo.py"\nenv = { MODEL = "small" }\n')
+    mesh.up()
+    words = [str(MESHSUP), "run", "echo"]
+    environ = {**mesh.environ, "MODEL": "large"}
+    done = subprocess.run(
+        words, cwd=mesh.root, env=environ, input="over stdio", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "OVER STDIO")
+    assert done.stderr == "echo: taken over from the mesh; it goes on there when this ends\n"
+
+
+def test_the_environment_is_the_meshs(mesh: Mesh) -> None:
+    """Not that of the shell that `run` was typed in, but for what tells of its terminal."""
+    mesh.write("report.py", "import json, os, time\nprint(json.dumps(dict(os.environ)), flush=True)\ntime.sleep(600)\n")
+    mesh.config('[agents.report]\ncommand = "report.py"\nenv = { MODEL = "small" }\nport = 0\n')
+    mesh.run("up", "-d", env={"OF_THE_MESH": "1"})
+    mesh.wait_state("report", "starting", "ready")
+    wait_for(lambda: "OF_THE_MESH" in mesh.log("report"))
+    with terminal(mesh, "run", "report") as person:
+        person.see("}")
+        started = json.loads(person.screen[person.screen.index("{") : person.screen.rindex("}") + 1])
+    assert (started["OF_THE_MESH"], started["MODEL"], started["TERM"]) == ("1", "small", "dumb")
+    assert "MESHSUP_INSTANCE" not in started
+    assert started["PORT"] == str(mesh.agent("report").port)
+
+
+def test_a_dependent_starts_once_it_serves(mesh: Mesh) -> None:
+    mesh.write("planner.py", server("planner one", ASKING))
+    mesh.write("writer.py", server("writer one"))
+    mesh.config(mesh.table("planner") + mesh.table("writer", 'depends_on = ["planner"]\nprofiles = ["more"]'))
+    mesh.up()
+    with terminal(mesh, "run", "planner") as person:
+        person.see("who? ")
+        starting = mesh.foreground("start", "writer")
+        mesh.wait_state("writer", "waiting")
+        person.type("ada\n")
+        person.see("(Pdb)")
+        person.type("c\n")
+        mesh.wait_ready("writer")
+        assert starting.wait() == 0
