@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarks.load import Load, http_load
 from mesh_supervisor.control.messages import AgentView, Snapshot
 
 MESHSUP = Path(sys.executable).with_name("meshsup")
@@ -317,6 +318,42 @@ class Mesh:
             return True
 
         wait_for(look, timeout)
+
+    def word(self, name: str, path: str = "/") -> str:
+        """The first word of what the agent says: those of agents.py answer ``WORD PID``."""
+        return self.answer(name, path).split()[0]
+
+    def wait_word(self, name: str, word: str, timeout: float = 30.0) -> None:
+        def look() -> bool:
+            said = self.word(name)
+            assert said == word, f"{name} says {said!r}"
+            return True
+
+        wait_for(look, timeout)
+
+    def wait_rejected(self, name: str) -> AgentView:
+        """Until the newest edit was not taken, and the old instance is ready again."""
+
+        def look() -> AgentView:
+            view = self.agent(name)
+            assert view.rejection and view.state == "ready", view
+            return view
+
+        return wait_for(look)
+
+    def load(self, name: str, **options: Any) -> Load:
+        """100 requests a second on the agent, on fresh and kept connections in turn; see http_load."""
+        return Load(http_load(self.port(name), **options))
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The agent in ``ps --json``."""
+        rows: list[dict[str, Any]] = json.loads(self.ok("ps", "--json", name))["agents"]
+        return rows[0]
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """The reloads of the agent, oldest first."""
+        rows: list[dict[str, Any]] = json.loads(self.ok("history", "--json", name))
+        return rows
 
     def registered(self, query: str = "") -> list[dict[str, Any]]:
         """Rows of the registry's GET /agents."""
