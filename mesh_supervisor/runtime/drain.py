@@ -11,7 +11,6 @@ What a framework has beyond its sockets is its *manner*: drain_manner.py, drain_
 from __future__ import annotations
 
 import _thread
-import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -80,7 +79,7 @@ class Retirement:
 
     def _learn(self) -> list[int]:
         """The listeners that are there. Their addresses are kept: the program may close them."""
-        found = [fd for fd in self.listeners() if fd >= 0 and is_listener(fd)]
+        found = [fd for fd in self.listeners() if fd >= 0]
         for fd in found:
             address = address_of(fd)
             if address and address not in self._addresses:
@@ -90,12 +89,7 @@ class Retirement:
     def retire(self, patience: float, done: Callable[[], None]) -> None:
         """As serving.Server.retire. Nothing is accepted any more when it returns."""
         began = time.monotonic()
-        _guarded(self._manner.loosen)
-        for fd in self._learn():
-            try:
-                quieten(fd)
-            except OSError:
-                continue
+        quieten(self._learn())
         _thread.start_new_thread(self._finish, (began, patience, done))
 
     def _finish(self, began: float, patience: float, done: Callable[[], None]) -> None:
@@ -173,8 +167,9 @@ def _manner_of(factory: Any) -> Manner | None:
     """What is not loaded is not asked."""
     for name in ("uvicorn", "aiohttp", "hypercorn"):
         if name in sys.modules:
-            module: Any = importlib.import_module(f".drain_{name}", __package__)
-            found: Manner | None = module.manner_of(factory)
+            part = f"{__package__}.drain_{name}"
+            __import__(part)
+            found: Manner | None = sys.modules[part].manner_of(factory)
             if found is not None:
                 return found
     return None
@@ -198,8 +193,9 @@ def _drain(link: Link, message: dict[str, Any]) -> None:
 def _carry_out(link: Link) -> None:
     """Always ends in an answer, whatever the servers do."""
     try:
-        alone = [Retirement([place.fd].copy) for place in _without_server()]
-        _tell_what_cannot(link, alone)
+        alone = [Retirement([place.fd].copy) for place in _without_manner()]
+        if any(is_held_by_children(fd) for retirement in alone for fd in retirement.listeners()):
+            link.tell("cannot", what="drain", why="the connections belong to worker processes")
         known = [record.retire for record in serving.servers if record.retire is not None]
         _retire_all([*known, *(retirement.retire for retirement in alone)])
         left = sum(retirement.left for retirement in [*_retirements, *alone])
@@ -208,26 +204,18 @@ def _carry_out(link: Link) -> None:
     link.tell("drained", left=left)
 
 
-def _without_server() -> list[serving.Place]:
-    """Listeners whose server has not shown itself: a program's own loop around accept(), or that of its workers."""
-    served = {place.number for record in serving.servers for place in record.places}
-    return [place for place in serving.places if place.number not in served and _is_listening(place)]
+def _without_manner() -> list[serving.Place]:
+    """Listeners of which no framework is known: a program's own loop around accept(), or that of its workers."""
+    known = {place.number for record in serving.servers if record.retire is not None for place in record.places}
+    return [place for place in serving.places if place.number not in known and _is_listening(place)]
 
 
 def _is_listening(place: serving.Place) -> bool:
     """Whether its descriptor is still what it was: it may have been closed and given to another."""
     address = address_of(place.fd)
-    if not is_listener(place.fd) or not address:
+    if not is_listener(place.fd) or not isinstance(address, tuple):
         return False
-    return not isinstance(address, tuple) or place.address[1] in {0, address[1]}
-
-
-def _tell_what_cannot(link: Link, alone: list[Retirement]) -> None:
-    for record in serving.servers:
-        if record.retire is None:
-            link.tell("cannot", what="drain", why=f"{record.how}: it is not known how to end this server")
-    if any(is_held_by_children(fd) for retirement in alone for fd in retirement.listeners()):
-        link.tell("cannot", what="drain", why="the connections belong to worker processes")
+    return place.address[1] in {0, address[1]}
 
 
 def _retire_all(retires: list[Callable[[float, Callable[[], None]], None]]) -> None:

@@ -19,9 +19,6 @@ class Manner:
     ``announce``, ``close_idle`` and ``hurry`` are called in the thread of the server's loop, if it has one.
     """
 
-    def loosen(self) -> None:
-        """Before the listener is taken away, in any thread."""
-
     def announce(self) -> None:
         """From now on each answer says that it is the last one of its connection."""
 

@@ -18,19 +18,31 @@ Address = Any
 """As getsockname() gives it."""
 
 
-def quieten(fd: int) -> None:
-    """From now on nothing comes to the listener at ``fd``. What waits in its queue is left to the others that hold it.
+def quieten(listeners: list[int]) -> None:
+    """From now on nothing comes to these listeners, nor to a duplicate of them in this process. What waits in their
+    queues is left to the others that hold them.
 
     From any thread, at once. An accept that is under way on another thread gives its connection to the program as ever;
-    one that comes late finds no connection (BlockingIOError where the socket does not block). Raises OSError.
+    one that comes late finds no connection (BlockingIOError where the socket does not block).
     """
+    sockets = {_inode(fd) for fd in listeners if is_listener(fd)} - {None}
+    same = [fd for fd in descriptors() if _inode(fd) in sockets] if sockets else []
+    epolls = list(_epolls()) if same else []
+    for fd in same:
+        try:
+            _replace(fd, epolls)
+        except OSError:
+            continue  # closed in between
+
+
+def _replace(fd: int, epolls: list[int]) -> None:
     quiet = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         quiet.bind("")  # an abstract name of the kernel's choice
         quiet.listen(1)
         os.set_blocking(quiet.fileno(), os.get_blocking(fd))
         # An epoll watches the socket, not the number: it would go on to report connections that are not ours.
-        for epoll in _epolls():
+        for epoll in epolls:
             _forget(epoll, fd)
         os.dup2(quiet.fileno(), fd, os.get_inheritable(fd))
     finally:

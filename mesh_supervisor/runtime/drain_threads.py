@@ -13,10 +13,6 @@ class SocketServer(Manner):
     def __init__(self, server: Any) -> None:
         self._server = server
 
-    def loosen(self) -> None:
-        # serve_forever may have been told of a connection that is out of reach now: it must not wait for another.
-        self._server.socket.settimeout(0)
-
     def announce(self) -> None:
         _announce_in_all_answers()
 
