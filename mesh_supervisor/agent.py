@@ -57,8 +57,8 @@ class Process(Protocol):
     async def ended(self) -> Ended:
         """Returns when it is gone, and swept."""
 
-    async def stop(self, *, at_once: bool) -> None:
-        """Asks it to go, and makes it go."""
+    async def stop(self, *, at_once: bool, replaced: bool) -> None:
+        """Asks it to go, and makes it go. ``replaced``: it may take its time over what it still answers."""
 
 
 class Launcher(Protocol):
@@ -223,8 +223,8 @@ class AgentTask:
                 life = self._lives[generation] = _Life(self._spin(self._live(generation, start)))
                 # Not in _live: a task that is cancelled before its first step never gets into its own body.
                 life.task.add_done_callback(lambda task: self._given_up(generation, task))
-            case Stop(generation, at_once):
-                self._stop(generation, at_once)
+            case Stop(generation, at_once, replaced):
+                self._stop(generation, at_once, replaced)
             case Announce(generation):
                 self.announcer.announce(generation)
             case Withdraw(generation):
@@ -243,14 +243,14 @@ class AgentTask:
         assert self._tasks is not None
         return self._tasks.create_task(work)
 
-    def _stop(self, generation: int, at_once: bool) -> None:
+    def _stop(self, generation: int, at_once: bool, replaced: bool = False) -> None:
         life = self._lives.get(generation)
         if life is None:
             return  # gone already; its Exited is in the mailbox
         if life.process is None:
             life.task.cancel()  # waits for a slot, or is being launched: there is no process to stop
         elif life.stop is None or at_once:
-            life.stop = self._spin(life.process.stop(at_once=at_once))
+            life.stop = self._spin(life.process.stop(at_once=at_once, replaced=replaced))
 
     # ---- one generation ----------------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class AgentTask:
         finally:
             carer.cancel()
             slot.release()
-        self._over(generation, Exited(generation, ended.exit, ended.permanent, self.luck()))
+        self._over(generation, Exited(generation, ended.exit, ended.permanent, self.luck(), ended.crowded))
 
     async def _launch(self, generation: int, start: Start) -> tuple[Process, Slot]:
         edited = start.cause in (Cause.RELOAD, Cause.RESTART)

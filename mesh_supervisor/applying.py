@@ -91,7 +91,7 @@ class Applying:
         supervisor = self._supervisor
         member = supervisor.members[name]
         member.launcher.retune(spec)
-        member.task.policy = policy_of(spec, supervisor.mesh.mode)
+        member.task.policy = policy_of(spec, supervisor.mesh.mode, member.launcher.order)
         supervisor.selection.track(spec, enabled=name not in supervisor.state.unwatched())
 
     async def _relearn(self, names: Iterable[str]) -> None:

@@ -39,6 +39,10 @@ MESH_SDK = "mesh"
 """The top-level import of the MCP Mesh SDK (distribution mcp-mesh)."""
 
 
+SDK_DEBOUNCE = "0.3"
+"""Seconds that the SDK sleeps at its start (its own default is 1.0). With 0.05 it never gets healthy."""
+
+
 def agent_id(name: str, generation: int, owner: str, *, shared: bool) -> str:
     """``planner-0007``; with four letters of the owner where several supervisors share one registry."""
     return f"{name}-{owner[:4]}-{generation:04d}" if shared else f"{name}-{generation:04d}"
@@ -121,6 +125,7 @@ def _mesh_sdk(spec: AgentSpec, mesh: MeshSpec, generation: int, owner: str) -> d
     }
     if spec.port is not None:
         told["MCP_MESH_HTTP_PORT"] = str(spec.port)
+    told["MCP_MESH_DEBOUNCE_DELAY"] = SDK_DEBOUNCE
     if mesh.mode is Mode.DEV:
         told["MCP_MESH_HEALTH_INTERVAL"] = "1"  # dependents learn of a change in 1 s instead of 5
     return told

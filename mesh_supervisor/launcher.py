@@ -15,14 +15,18 @@ from mesh_supervisor import environment
 from mesh_supervisor.enrolment import Enrolment, announcement_of, registrar_of
 from mesh_supervisor.errors import MeshError, PortTaken
 from mesh_supervisor.host.children import Program
-from mesh_supervisor.host.instance import Enrolled, Instance, Place, Watchers
+from mesh_supervisor.host.guest import Guest, Told
+from mesh_supervisor.host.instance import Enrolled, Instance, Place, Starter, Watchers
 from mesh_supervisor.host.interpreter import Interpreter
 from mesh_supervisor.host.ports import holder_of
+from mesh_supervisor.host.sockets import Held, HeldSockets, listening_on
+from mesh_supervisor.host.starting import Begin, Cold, Handing, Plainly
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.impact import Inputs
-from mesh_supervisor.lifecycle import Ended, Start
+from mesh_supervisor.lifecycle import Ended, Hold, Order, Start
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, Kind, MeshSpec, Register
+from mesh_supervisor.target import Plain, Target
 
 
 class Interpreters(Protocol):
@@ -31,6 +35,8 @@ class Interpreters(Protocol):
     async def interpreter_of(self, spec: AgentSpec) -> Interpreter: ...
 
     def argv_of(self, spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]: ...
+
+    async def target_of(self, spec: AgentSpec, interpreter: Interpreter) -> Target | Plain: ...
 
     async def inputs_of_running(self, spec: AgentSpec, pid: int) -> Inputs | None:
         """For a program whose inputs were not known before it ran; None: still not."""
@@ -64,13 +70,23 @@ class Preparation(Protocol):
 
     async def program(self, spec: AgentSpec, generation: int) -> Program: ...
 
+    async def target(self, spec: AgentSpec) -> Target | Plain:
+        """What of Python it runs, for the runtime; or why it runs without."""
+        ...
+
+    def begin(self, spec: AgentSpec) -> Begin: ...
+
+    def told(self, spec: AgentSpec, generation: int) -> Told:
+        """Who hears what the runtime says of reads and writes."""
+        ...
+
     def enrolled(self, spec: AgentSpec, generation: int) -> Enrolled | None: ...
 
     def announce(self, spec: AgentSpec, generation: int) -> None: ...
 
     def withdraw(self, spec: AgentSpec, generation: int) -> None: ...
 
-    async def settled(self, spec: AgentSpec, pid: int) -> None:
+    async def settled(self, spec: AgentSpec, instance: Instance) -> None:
         """It is ready: what can be known only now."""
         ...
 
@@ -84,9 +100,20 @@ class AgentLauncher:
     state: StateDir
     watchers: Watchers
     now: Callable[[], float]
-    instances: dict[int, Instance] = field(default_factory=dict)
+    reorder: Callable[[], None] = lambda: None
+    instances: dict[int, LaunchedInstance] = field(default_factory=dict)
     starts: dict[int, Start] = field(default_factory=dict)
     phases: Phases | None = None
+    sockets: HeldSockets = field(default_factory=HeldSockets)
+    alone: str | None = "its first start is not over"
+    _gated: bool = True
+
+    @property
+    def order(self) -> Order:
+        """Whether the next generation may start beside this one."""
+        if self.spec.order != "auto":
+            return Order(self.spec.order)
+        return Order.START_FIRST if self.alone is None else Order.STOP_FIRST
 
     async def launch(self, generation: int, start: Start) -> LaunchedInstance:
         try:
@@ -98,6 +125,7 @@ class AgentLauncher:
         launched_at = self.now()
         spec = self.spec
         program = await self.preparation.program(spec, generation)
+        target = await self.preparation.target(spec)
         self._check_port(spec)
         try:
             self.state.keep_generation(spec.name, generation)
@@ -109,9 +137,11 @@ class AgentLauncher:
             )
         mark = f"{self.state.owner}/{spec.name}/{generation}"
         enrolled = self.preparation.enrolled(spec, generation)
+        guest, starter = self._starter(target, generation)
         try:
-            instance = LaunchedInstance(spec, program, mark, generation, self.watchers, enrolled, self)
-        except (MeshError, OSError):
+            instance = LaunchedInstance(spec, mark, generation, self.watchers, enrolled, guest, self)
+            await instance.start(program, starter)
+        except BaseException:
             self.preparation.withdraw(spec, generation)  # nobody will ever register under this id
             raise
         # Nothing is awaited from the spawn on: a cancelled launch leaves no process.
@@ -120,8 +150,43 @@ class AgentLauncher:
         self.phases = Phases(start.asked_at, launched_at, instance.spawned_at)
         return instance
 
+    def _starter(self, target: Target | Plain, generation: int) -> tuple[Guest | None, Starter]:
+        if self.spec.listen == "fd":
+            return None, Handing(self._own_socket())
+        if isinstance(target, Plain):
+            return None, Plainly()
+        guest = Guest(self.sockets if self._gated else HeldSockets(), self.preparation.told(self.spec, generation))
+        return guest, Cold(target, guest, self.preparation.begin(self.spec))
+
+    def _own_socket(self) -> Held:
+        """The one that is handed to it. Raises MeshError when it cannot be bound."""
+        assert self.spec.port is not None  # config.py sees to it
+        if not self.sockets.now():
+            self.sockets.hold((listening_on(self.spec.name, self.spec.host, self.spec.port),))
+        self.sockets.repair()
+        return self.sockets.now()[0]
+
+    def hold(self, wanted: Hold) -> None:
+        """What becomes of its listening sockets now."""
+        match wanted:
+            case Hold.KEEP:
+                self.sockets.keep()
+            case Hold.LINGER:
+                self.sockets.linger()
+            case Hold.RELEASE:
+                self.sockets.release()
+
     def announce(self, generation: int) -> None:
+        instance = self.instances.get(generation)
+        if instance is not None and instance.guest is not None:
+            instance.guest.go()
         self.preparation.announce(self.spec, generation)
+
+    def settled(self, instance: LaunchedInstance) -> None:
+        """It serves: may the next one start beside it?"""
+        self.alone = instance.alone()
+        self._gated = instance.guest is None or "gate" not in instance.guest.limits
+        self.reorder()
 
     def withdraw(self, generation: int) -> None:
         self.preparation.withdraw(self.spec, generation)
@@ -132,9 +197,9 @@ class AgentLauncher:
         for instance in self.instances.values():
             instance.spec = spec
 
-    @staticmethod
-    def _check_port(spec: AgentSpec) -> None:
-        if spec.port is None:
+    def _check_port(self, spec: AgentSpec) -> None:
+        """Of its own predecessor the newcomer gets the socket, or is told by its bind."""
+        if spec.port is None or self.instances or spec.port in self.sockets.ports:
             return
         holder = holder_of(spec.port, spec.host)
         if holder is not None:
@@ -158,19 +223,21 @@ class LaunchedInstance(Instance):
     def __init__(
         self,
         spec: AgentSpec,
-        program: Program,
         mark: str,
         generation: int,
         watchers: Watchers,
         enrolled: Enrolled | None,
+        guest: Guest | None,
         launcher: AgentLauncher,
     ) -> None:
-        super().__init__(spec, program, mark, generation, watchers, enrolled)
+        super().__init__(spec, mark, generation, watchers, enrolled, guest)
         self._launcher = launcher
 
-    async def ready(self) -> None:
-        await super().ready()
-        await self._launcher.preparation.settled(self.spec, self.pid)
+    async def unwell(self) -> str:
+        # Ready, and said so: what nobody waits for comes now.
+        self._launcher.settled(self)
+        await self._launcher.preparation.settled(self.spec, self)
+        return await super().unwell()
 
     async def ended(self) -> Ended:
         ended = await super().ended()
@@ -212,6 +279,16 @@ class AgentPreparation:
         self._say_unregistered(spec)
         return Program(ground.interpreters.argv_of(spec, found), environ, spec.directory)
 
+    async def target(self, spec: AgentSpec) -> Target | Plain:
+        assert self.interpreter is not None  # `program` comes first
+        return await self.ground.interpreters.target_of(spec, self.interpreter)
+
+    def begin(self, spec: AgentSpec) -> Begin:
+        return Begin()
+
+    def told(self, spec: AgentSpec, generation: int) -> Told:
+        return Told()
+
     def enrolled(self, spec: AgentSpec, generation: int) -> Enrolled | None:
         if self.registrar(spec) is not Register.SELF:
             return None
@@ -235,10 +312,10 @@ class AgentPreparation:
         if generation in self._enrolled:
             self.ground.enrolment.withdraw(self._enrolled[generation])
 
-    async def settled(self, spec: AgentSpec, pid: int) -> None:
+    async def settled(self, spec: AgentSpec, instance: Instance) -> None:
         if self.inputs.known:
             return
-        inputs = await self.ground.interpreters.inputs_of_running(spec, pid)
+        inputs = await self.ground.interpreters.inputs_of_running(spec, instance.pid)
         if inputs is not None:
             self.inputs = inputs
             await self.ground.selection.look_again(spec.name, inputs)
@@ -290,5 +367,14 @@ class RegistryPreparation:
     def withdraw(self, spec: AgentSpec, generation: int) -> None:
         return
 
-    async def settled(self, spec: AgentSpec, pid: int) -> None:
+    async def settled(self, spec: AgentSpec, instance: Instance) -> None:
         return
+
+    async def target(self, spec: AgentSpec) -> Target | Plain:
+        return Plain("the registry", "")
+
+    def begin(self, spec: AgentSpec) -> Begin:
+        return Begin()
+
+    def told(self, spec: AgentSpec, generation: int) -> Told:
+        return Told()

@@ -87,10 +87,11 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An exit, after everything that the instance left behind is gone. ``permanent``: see Exited."""
+    """An exit, after everything that the instance left behind is gone. ``permanent``, ``crowded``: see Exited."""
 
     exit: Exit
     permanent: bool = False
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The intention to start an instance: why, in words for people, and since when it is wanted."""
+    """The intention to start an instance: why, in words for people, and since when it is wanted. ``alone``: not before
+    every other one is gone, whatever the order."""
 
     cause: Cause
     reason: str
     asked_at: float
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,12 +285,14 @@ class NotLive:
 @dataclass(frozen=True, slots=True)
 class Exited:
     """``permanent``: SyntaxError, ImportError or NameError while the program was loaded; no retry can mend that.
-    ``luck``: 0 to 1, drawn by the shell, for the jitter."""
+    ``crowded``: it ended because its address was taken, by its own predecessor most likely. ``luck``: 0 to 1, drawn by
+    the shell, for the jitter."""
 
     generation: int
     exit: Exit
     permanent: bool = False
     luck: float = 0.5
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,10 +329,12 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """``at_once``: without grace. An ``Exited`` follows in any case, also when nothing was spawned yet."""
+    """``at_once``: without grace. ``replaced``: another generation serves already, so that streams may be finished.
+    An ``Exited`` follows in any case, also when nothing was spawned yet."""
 
     generation: int
     at_once: bool = False
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,8 +360,8 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened, for people: one of the kinds of docs/events.md. ``seconds``: how long it took, or how
-    long until the next try. ``reason``: why what was rejected was wanted."""
+    """What happened, for people: one of the kinds of docs/events.md. ``seconds``: how long it took (None: nothing was
+    started), or how long until the next try. ``reason``: why what was rejected was wanted."""
 
     kind: str
     text: str
@@ -421,7 +428,7 @@ def _settle(agent: Agent, policy: Policy, effects: list[Effect]) -> Step:
     if start.cause is Cause.START and agent.blocked:
         return agent, effects
     # A restart is always hard; otherwise two generations may live side by side only where the order says so.
-    side_by_side = policy.order is Order.START_FIRST and start.cause is not Cause.RESTART
+    side_by_side = policy.order is Order.START_FIRST and start.cause is not Cause.RESTART and not start.alone
     if agent.alive and not side_by_side:
         return agent, effects
     generation = agent.generation + 1
@@ -517,7 +524,7 @@ def _promote(agent: Agent, generation: int, now: float, policy: Policy) -> Step:
     effects: list[Effect] = [Announce(generation), _report_ready(newcomer, now)]
     if old is not None:
         agent = replace(agent, draining=(old, *agent.draining))
-        effects += [Withdraw(old.generation), Stop(old.generation), *_kill_the_oldest(agent)]
+        effects += [Withdraw(old.generation), Stop(old.generation, replaced=True), *_kill_the_oldest(agent)]
     return agent, effects
 
 
@@ -536,7 +543,7 @@ def _without_process(agent: Agent, generation: int, text: str, now: float, polic
     newcomer = agent.incoming
     agent = replace(agent, incoming=None)
     if agent.serving is not None:
-        return _newcomer_failed(agent, newcomer, text, policy)
+        return _newcomer_failed(agent, newcomer, text, now, policy)
     return _crashed(agent, newcomer, None, text, now, policy, luck, permanent=False)
 
 
@@ -555,7 +562,7 @@ def _bury(agent: Agent, generation: int, text: str, now: float, policy: Policy, 
         gone: list[Effect] = [Withdraw(generation)] if was_serving else []
         gone.append(Stop(generation))
         if leaving.serving is not None:
-            after, effects = _newcomer_failed(leaving, instance, text, policy)
+            after, effects = _newcomer_failed(leaving, instance, text, now, policy)
         else:
             after, effects = _crashed(leaving, instance, None, text, now, policy, luck, permanent=False)
         return after, [*gone, *effects]
@@ -567,8 +574,11 @@ def _exited(agent: Agent, event: Exited, now: float, policy: Policy) -> Step:
     if agent.incoming is not None and agent.incoming.generation == generation:
         newcomer = agent.incoming
         agent = replace(agent, incoming=None)
+        if agent.serving is not None and event.crowded:
+            # Side by side is not possible after all: once more, the old one first.
+            return _replace(agent, replace(newcomer.start, alone=True), Order.STOP_FIRST, policy)
         if agent.serving is not None:
-            return _newcomer_failed(agent, newcomer, text, policy)
+            return _newcomer_failed(agent, newcomer, text, now, policy)
         if event.exit.clean and policy.kind is not Kind.TASK:
             text = 'exit 0 before it was ready (a program that is to end is type = "task")'
         return _crashed(agent, newcomer, event.exit, text, now, policy, event.luck, permanent=event.permanent)
@@ -588,14 +598,18 @@ def _forget(agent: Agent, generation: int, policy: Policy, how: Exit | None = No
     if all(i.generation != generation for i in agent.draining):
         return agent, []
     agent = replace(agent, draining=tuple(i for i in agent.draining if i.generation != generation))
-    text = "stopped" if how is None else f"stopped ({how})"
+    # An end by the signal that asked for it is a clean one: most programs have no handler, and uvicorn raises it again.
+    quiet = how is None or how.clean or how.signal == signal.SIGTERM
+    text = "stopped" if quiet else f"stopped ({how})"
     return _settle(agent, policy, [Report("stopped", text, generation)])
 
 
-def _newcomer_failed(agent: Agent, newcomer: Instance, text: str, policy: Policy) -> Step:
+def _newcomer_failed(agent: Agent, newcomer: Instance, text: str, now: float, policy: Policy) -> Step:
     """start-first: code that does not come up never replaces code that works."""
     agent = replace(agent, rejection=text)
-    return _settle(agent, policy, [Report("reload-rejected", text, newcomer.generation)])
+    start = newcomer.start
+    report = Report("reload-rejected", text, newcomer.generation, now - start.asked_at, start.reason)
+    return _settle(agent, policy, [report])
 
 
 def _crashed(
@@ -678,6 +692,30 @@ def _delay(patience: Patience, backoff: Backoff, luck: float) -> float:
         # The exponent is bounded so that a patient agent cannot overflow a float.
         delay = min(backoff.max, backoff.initial * backoff.factor ** min(patience.attempts - 2, 64))
     return delay * (1 + JITTER * (2 * luck - 1))
+
+
+# ---- its sockets -----------------------------------------------------------------------------------------------------
+
+
+class Hold(StrEnum):
+    """What becomes of the listening sockets that are held for an agent."""
+
+    KEEP = "keep"
+    LINGER = "linger"
+    RELEASE = "release"
+
+
+def hold(agent: Agent) -> Hold:
+    """Callers wait while an instance is there or comes at once, and for a while when one died. They are refused by an
+    agent that nobody wants and by one in a crash loop: a dead agent does not look alive."""
+    if agent.wish is Wish.DOWN or agent.ended is not None:
+        return Hold.RELEASE
+    if agent.incoming is not None or agent.serving is not None:
+        return Hold.KEEP
+    if agent.patience.looping:
+        return Hold.RELEASE
+    coming = agent.pending is not None and agent.patience.retry_at is None
+    return Hold.KEEP if coming else Hold.LINGER
 
 
 # ---- what a command came to ------------------------------------------------------------------------------------------

@@ -63,14 +63,14 @@ class Member:
         return self.state.generation
 
 
-def policy_of(spec: AgentSpec, mode: Mode) -> Policy:
-    """stop-first for all: two generations side by side need the runtime inside the agent."""
+def policy_of(spec: AgentSpec, mode: Mode, order: Order) -> Policy:
+    """``order``: what is known of its sockets by now (AgentLauncher.order)."""
     return Policy(
         restart=spec.restart,
         backoff=spec.backoff,
         crashloop=spec.crashloop,
         kind=spec.kind,
-        order=Order.STOP_FIRST,
+        order=order,
         dev=mode is Mode.DEV,
         essential=spec.essential,
     )

@@ -43,13 +43,16 @@ class News:
         name = member.spec.name
         text = self._outputs.hide(report.text)
         known = report.kind == "failed" and member.last == text  # the crash was said a moment ago
-        member.last = _last_words(report.kind, text, report.seconds)
+        # An old generation that goes when it has been replaced is as it should be: no line, and no word in `ps`.
+        replaced = report.kind == "stopped" and member.state.serving is not None
+        if not replaced:
+            member.last = _last_words(report.kind, text, report.seconds)
         if report.kind == "reload-completed":
             member.reloaded = report.generation
         line = _LINES.get("waits" if known else report.kind)
         if report.kind in ("reload-completed", "reload-rejected") or self._was_reload(member, report):
             self._report_reload(name, member, report, text)
-        elif line is not None and not self._quiet():
+        elif line is not None and not replaced and not self._quiet():
             self.say(line(name, text, report))
         if report.kind in ("ready", "reload-completed"):
             member.status = ""
@@ -77,9 +80,10 @@ class News:
         outcome = {"reload-completed": "completed", "reload-rejected": "rejected"}.get(report.kind, "failed")
         start, phases = member.launcher.starts.get(report.generation), member.launcher.phases
         now = asyncio.get_running_loop().time()
-        asked_at = start.asked_at if start is not None and outcome != "rejected" else now
+        tried = outcome != "rejected" or report.seconds is not None
+        asked_at = start.asked_at if start is not None and tried else now
         spans = {}
-        if phases is not None and outcome != "rejected":
+        if phases is not None and tried:
             spans = {
                 "stop": 1000 * (phases.launched_at - phases.asked_at),
                 "start": 1000 * (phases.spawned_at - phases.launched_at),
@@ -91,7 +95,7 @@ class News:
             trigger=_trigger(reason),
             reason=reason or text,
             generation=report.generation,
-            previous=report.generation - 1 if outcome != "rejected" else None,
+            previous=report.generation - 1 if tried else None,
             phases_ms=spans,
             total_ms=1000 * (now - asked_at),
             error=None if outcome == "completed" else text,

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,12 @@ from mesh_supervisor.lifecycle import (
     Event,
     InputsChanged,
     Phase,
-    Policy,
     RestartAsked,
     Unwanted,
     Verdict,
     Wanted,
     Wish,
+    hold,
     phase,
     verdict_down,
 )
@@ -187,9 +188,9 @@ class Supervisor:
     def add(self, spec: AgentSpec) -> None:
         preparation = AgentPreparation(self.ground, lambda text: self.say(f"{spec.name}: {text}"))
         self.selection.track(spec, enabled=spec.name not in self.state.unwatched())
-        self._enter(spec, preparation, policy_of(spec, self.mesh.mode))
+        self._enter(spec, preparation, self.mesh.mode)
 
-    def _enter(self, spec: AgentSpec, preparation: Preparation, policy: Policy) -> None:
+    def _enter(self, spec: AgentSpec, preparation: Preparation, mode: Mode) -> None:
         name = spec.name
         watchers = Watchers(
             line=self.outputs.hub.publish,
@@ -197,10 +198,17 @@ class Supervisor:
             status=lambda text: self._status(name, text),
             swept=lambda swept: self.news.swept(name, swept),
         )
-        launcher = AgentLauncher(spec, preparation, self.state, watchers, asyncio.get_running_loop().time)
+        launcher = AgentLauncher(
+            spec,
+            preparation,
+            self.state,
+            watchers,
+            asyncio.get_running_loop().time,
+            reorder=lambda: self._reorder(name),
+        )
         task = AgentTask(
             name,
-            policy,
+            policy_of(spec, mode, launcher.order),
             launcher,
             launcher,
             self.slots,
@@ -211,6 +219,11 @@ class Supervisor:
         )
         member = self.members[name] = Member(task, launcher, preparation)
         member.runner = self._spin(task.run())
+
+    def _reorder(self, name: str) -> None:
+        """Whether the next generation may live beside this one is known anew."""
+        task, launcher = self.members[name].task, self.members[name].launcher
+        task.policy = replace(task.policy, order=launcher.order)
 
     async def remove(self, name: str) -> None:
         """No longer in mesh.toml: stop it, then forget it."""
@@ -250,7 +263,7 @@ class Supervisor:
             self.enrolment.registry_came_back()
             return
         spec, preparation = registry_process(self.mesh, self.state, self.registry_url, self.shell)
-        self._enter(spec, preparation, policy_of(spec, Mode.PROD))
+        self._enter(spec, preparation, Mode.PROD)
         self.members[REGISTRY].task.post(Wanted())
 
     def registry_serves(self) -> bool:
@@ -298,7 +311,8 @@ class Supervisor:
             member.task.post(Blocked(unmet))
 
     def _changed(self, name: str, before: Agent, after: Agent) -> None:
-        """After every step of an agent: who waits for it, and who should try again."""
+        """After every step of an agent: what becomes of its sockets, who waits for it, and who should try again."""
+        self.members[name].launcher.hold(hold(after))
         if phase(before) is phase(after) and before.serving == after.serving and before.incoming == after.incoming:
             return
         became_ready = after.serving is not None and after.serving != before.serving

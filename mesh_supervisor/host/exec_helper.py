@@ -86,6 +86,8 @@ def close_all_but(kept: list[int]) -> None:
 
 def become(argv: list[str]) -> None:
     environ = own_environ()
+    if b"LISTEN_FDS" in environ:  # by the process that it is meant for: sd_listen_fds(3)
+        environ[b"LISTEN_PID"] = str(os.getpid()).encode()
     try:
         os.execvpe(argv[0], argv, environ)
     except OSError as error:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import psutil
 
@@ -32,7 +32,8 @@ from mesh_supervisor.host.projects import editable_roots, outermost, own_places,
 from mesh_supervisor.host.sources import Disk, Look
 from mesh_supervisor.impact import Glob, Inputs, globs_of
 from mesh_supervisor.imports import Gone
-from mesh_supervisor.spec import AgentSpec, Command, CommandLine
+from mesh_supervisor.spec import AgentSpec, Command, CommandLine, Module
+from mesh_supervisor.target import Plain, Target
 
 MOST_MATCHED = 10_000
 """Files that one agent's globs and folders may hold; beyond that the rest is left out, and said."""
@@ -70,6 +71,16 @@ class InputFinder:
 
     def argv_of(self, spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]:
         return argv_of(spec, interpreter)
+
+    async def target_of(self, spec: AgentSpec, interpreter: Interpreter) -> Target | Plain:
+        if not spec.runtime:
+            return Plain("runtime = false", "")
+        argv = argv_of(spec, interpreter)
+        if isinstance(spec.command, CommandLine):
+            return Plain("a list", "")
+        kind: Literal["script", "module"] = "module" if isinstance(spec.command, Module) else "script"
+        at = 2 if kind == "module" else 1
+        return Target(argv[0], (), kind, argv[at], argv[at + 1 :], argv)
 
     async def environment_of(self, spec: AgentSpec) -> Environment:
         """What its interpreter can import. Raises InterpreterError."""

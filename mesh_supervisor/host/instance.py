@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from signal import SIGKILL
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from mesh_supervisor.errors import NotReady, RegistryError
 from mesh_supervisor.host import notify, probes, procfs
 from mesh_supervisor.host.capture import Capture
-from mesh_supervisor.host.children import Program
+from mesh_supervisor.host.children import Child, Program
+from mesh_supervisor.host.guest import Guest
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.host.ports import listeners
-from mesh_supervisor.host.spawn import Swept, spawn, stop, sweep, tree
+from mesh_supervisor.host.spawn import Swept, stop, sweep, tree
 from mesh_supervisor.lifecycle import Ended
 from mesh_supervisor.spec import AgentSpec, ExecProbe, HttpProbe, LogProbe, NotifyProbe, Probe, TcpProbe
 
@@ -37,6 +40,11 @@ HINT_AFTER = 5.0
 """Seconds after which a program that listens, but elsewhere than on its port, is told so."""
 
 SDK_HEALTH = "/health"
+
+LEAST_GRACE = 0.5
+"""Seconds that its signal gets after a drain that took all of ``stop.timeout``."""
+
+_IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|\b(Errno|os error) 98\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +72,33 @@ class Watchers:
     swept: Callable[[list[Swept]], None]
 
 
+class Starter(Protocol):
+    """How the process comes to be: spawned, or warm (host/starting.py)."""
+
+    async def __call__(self, program: Program, *, output: int, mark: str) -> Child:
+        """Raises SpawnError; OSError without descriptors. Cancelled, it leaves no process."""
+
+
 class Instance:
-    """Spawned by its constructor. Raises SpawnError; OSError without descriptors. ``mark``: OWNER/agent/generation.
+    """``start`` comes first. ``mark``: OWNER/agent/generation. ``guest``: the runtime that will be in its process.
 
     ``enrolled`` is asked of agents that register themselves: they are not ready before they are registered.
     """
 
+    child: Child
+    spawned_at: float
+
     def __init__(
         self,
         spec: AgentSpec,
-        program: Program,
         mark: str,
         generation: int,
         watchers: Watchers,
         enrolled: Enrolled | None,
+        guest: Guest | None = None,
     ) -> None:
         self.spec, self.mark, self.generation = spec, mark, generation
-        self._watchers, self._enrolled = watchers, enrolled
+        self._watchers, self._enrolled, self.guest = watchers, enrolled, guest
         self._loop = asyncio.get_running_loop()
         self._was_ready = False
         self._said = "nothing yet"
@@ -95,10 +113,13 @@ class Instance:
         try:
             self._capture = Capture(spec.name, generation, self._line)
         except OSError:
-            self._close_notify()
+            self._close_others()
             raise
+
+    async def start(self, program: Program, starter: Starter) -> None:
+        """Raises SpawnError; OSError without descriptors. Then, and when it is cancelled, there is no process."""
         try:
-            self.child = spawn(self._told(program), output=self._capture.output, mark=mark)
+            self.child = await starter(self._told(program), output=self._capture.output, mark=self.mark)
         except BaseException:
             self._close()
             raise
@@ -127,11 +148,38 @@ class Instance:
             told["WATCHDOG_USEC"] = str(int(live.interval * 1_000_000))
         return replace(program, environ=told)
 
+    def alone(self) -> str | None:
+        """Why no other generation may live beside it; None: its sockets can be handed over, and it waits for its turn."""
+        guest = self.guest
+        if guest is None:
+            return "the runtime is not in its process"
+        if not guest.open:
+            return "it closed its channel to meshsup"
+        for what in ("runtime", "sockets", "gate", "drain"):
+            if what in guest.limits:
+                return guest.limits[what]
+        unseen = sorted({port for _, port in listeners(tree(self.child.pid), but=guest.inodes)})
+        if unseen:
+            return f"port {unseen[0]} is bound where the runtime does not see it"
+        if guest.by_hand:
+            return f"it accepts by hand on port {guest.by_hand[0]}, so that it cannot be told to wait"
+        if not guest.listening:
+            return "it listens on no port, so that two of it could do the same work twice"
+        return None
+
     # ---- its end -----------------------------------------------------------------------------------------------------
 
-    async def stop(self, *, at_once: bool) -> None:
+    async def stop(self, *, at_once: bool, replaced: bool) -> None:
+        """``replaced``: another generation serves, so that streams may go on for ``drain`` seconds."""
         rule = self.spec.stop
-        await stop(self.child, SIGKILL if at_once else rule.signal, 0.0 if at_once else rule.timeout)
+        if at_once:
+            await stop(self.child, SIGKILL, 0.0)
+            return
+        began = self._loop.time()
+        if self.guest is not None and self.guest.open and self.guest.has(None):
+            await self.guest.drain(self.spec.drain if replaced else rule.timeout, close_idle=not replaced)
+        used = 0.0 if replaced else self._loop.time() - began
+        await stop(self.child, rule.signal, max(rule.timeout - used, min(rule.timeout, LEAST_GRACE)))
 
     async def ended(self) -> Ended:
         """Waits for the exit, sweeps what it left, reads its output to the end."""
@@ -144,15 +192,24 @@ class Instance:
         self._close()
         if how.code:
             how = replace(how, last_words=failure.words)
-        return Ended(how, permanent=bool(how.code) and failure.loading and not self._was_ready)
+        permanent = bool(how.code) and failure.loading and not self._was_ready
+        return Ended(how, permanent, crowded=bool(how.code) and not self._was_ready and self._was_crowded())
+
+    def _was_crowded(self) -> bool:
+        """Its predecessor has what it wanted to bind: seen, or in its last words where we cannot see (Rust, C)."""
+        if self.guest is None or not self.guest.offered_ports:
+            return False
+        return self.guest.crowded or _IN_USE.search(self._capture.last_words()) is not None
 
     def _close(self) -> None:
         self._capture.close()
-        self._close_notify()
+        self._close_others()
 
-    def _close_notify(self) -> None:
+    def _close_others(self) -> None:
         if self._notify is not None:
             self._notify.close()
+        if self.guest is not None:
+            self.guest.close()
 
     # ---- what it says ------------------------------------------------------------------------------------------------
 
@@ -273,36 +330,84 @@ class Instance:
 
     async def _until(self, ask: Callable[[], Awaitable[probes.Probed]]) -> None:
         while True:
+            if self.guest is not None:
+                self.guest.changed.clear()
             answer = await ask()
             self._said = answer.said
             if answer.ok:
                 return
             passed = self._loop.time() - self.spawned_at
-            await asyncio.sleep(min(self.spec.ready.interval, max(FIRST_PAUSE, passed * PAUSE_SHARE)))
+            await self._pause(min(self.spec.ready.interval, max(FIRST_PAUSE, passed * PAUSE_SHARE)))
+
+    async def _pause(self, seconds: float) -> None:
+        """Or until the guest has news."""
+        if self.guest is None:
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.guest.changed.wait(), seconds)
 
     async def _listens(self) -> probes.Probed:
         """Its port accepts, and it is a process of this instance that listens there, not a stranger."""
-        assert self.spec.port is not None
-        answer = await probes.tcp(_connectable(self.spec.host), self.spec.port, self.spec.ready.timeout)
-        if not answer.ok:
+        port = self.spec.port
+        assert port is not None
+        if self.guest is not None and self.guest.has(port):
+            return self._serves(self.guest, port)
+        answer = await probes.tcp(_connectable(self.spec.host), port, self.spec.ready.timeout)
+        if not answer.ok or self._listens_itself(port):
             return answer
-        if any(port == self.spec.port for _, port in listeners(tree(self.child.pid))):
-            return answer
-        return probes.Probed(False, f"port {self.spec.port} is held by another program")
+        if self.guest is not None and port in self.guest.offered_ports:
+            return probes.Probed(False, f"it has not bound port {port} yet")
+        return probes.Probed(False, f"port {port} is held by another program")
+
+    def _listens_itself(self, port: int) -> bool:
+        but = self.guest.inodes if self.guest is not None else frozenset[int]()
+        return any(found == port for _, found in listeners(tree(self.child.pid), but=but))
+
+    @staticmethod
+    def _serves(guest: Guest, port: int) -> probes.Probed:
+        if guest.serves(port):
+            return probes.Probed(True, f"it serves port {port}")
+        if "gate" in guest.limits and any(one.port == port for one in guest.listening):
+            return probes.Probed(True, f"it listens on port {port}")  # its workers do, which have no runtime
+        return probes.Probed(False, f"it has bound port {port} and does not serve yet")
 
     async def _ask(self, probe: Probe, timeout: float) -> probes.Probed:
         host = _connectable(self.spec.host)
         match probe:
             case HttpProbe(target):
-                return await probes.http(_url(target, host, self.spec.port), timeout)
+                return await self._ask_http(_url(target, host, self.spec.port), timeout)
             case TcpProbe(port):
                 wanted = port if port is not None else self.spec.port
                 assert wanted is not None  # config.py refuses a tcp probe without any port
+                guest = self.guest
+                if guest is not None and not guest.current and wanted in guest.offered_ports:
+                    return self._serves(guest, wanted)
                 return await probes.tcp(host, wanted, timeout)
             case ExecProbe(argv):
                 return await probes.exec_(replace(self.program, argv=argv), timeout, mark=f"{self.mark}/probe")
             case _:
                 raise AssertionError(f"not a question: {probe}")
+
+    async def _ask_http(self, url: str, timeout: float) -> probes.Probed:
+        """Through a connection of its own where there is one: on a shared socket its predecessor would answer."""
+        guest, port = self.guest, _port_of(url)
+        if guest is None or guest.current or not (guest.has(port) or port in guest.offered_ports):
+            return await probes.http(url, timeout)
+        if not guest.open:
+            raise NotReady("it closed its channel to meshsup, so nobody can tell whether it or its predecessor answers")
+        served = self._serves(guest, port)
+        if not served.ok:
+            return served
+        try:
+            async with asyncio.timeout(timeout):
+                through = await guest.knock(port)
+        except TimeoutError:
+            return probes.Probed(False, f"its server takes no connection within {timeout:g} s")
+        except OSError as error:
+            return probes.Probed(False, f"no private connection to it: {error.strerror or error}")
+        # Without one it accepts on its own, and then nobody else lives beside it.
+        return await probes.http(url, timeout, through=through)
 
     # ---- liveness ----------------------------------------------------------------------------------------------------
 
@@ -345,6 +450,18 @@ def _pattern_of(spec: AgentSpec) -> re.Pattern[str] | None:
 def _connectable(host: str) -> str:
     """Where to connect for something that listens on ``host``."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def _port_of(url: str) -> int:
+    """0 for what is on another machine, or is no URL: then it is asked in public."""
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.hostname in _LOCAL:
+            return parts.port or (443 if parts.scheme == "https" else 80)
+    return 0
+
+
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
 
 def _url(target: str, host: str, port: int | None) -> str:

@@ -50,11 +50,12 @@ def free_port(preferred: Sequence[int] = (), *, taken: Collection[int] = ()) -> 
         return int(probe.getsockname()[1])
 
 
-def listeners(pids: Iterable[int]) -> set[tuple[str, int]]:
-    """(host, port) of every TCP socket in LISTEN that one of these processes has open."""
+def listeners(pids: Iterable[int], *, but: Collection[int] = ()) -> set[tuple[str, int]]:
+    """(host, port) of every TCP socket in LISTEN that one of these processes has open. ``but``: inodes of those that
+    do not count."""
     if sys.platform != "linux":
         return _listeners_by_psutil(pids)
-    inodes = {inode for pid in pids for inode in _socket_inodes(pid)}
+    inodes = {inode for pid in pids for inode in _socket_inodes(pid)}.difference(but)
     return {(one.host, one.port) for one in _listening() if one.inode in inodes} if inodes else set()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -54,9 +55,14 @@ async def tcp(host: str, port: int, timeout: float) -> Probed:
 
 @contextlib.asynccontextmanager
 async def _connected(
-    host: str, port: int, tls: ssl.SSLContext | None = None
+    host: str, port: int, tls: ssl.SSLContext | None = None, through: socket.socket | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=MOST_HEADER)
+    if through is None:
+        opened = asyncio.open_connection(host, port, ssl=tls, limit=MOST_HEADER)
+    else:
+        named = host if tls is not None else None
+        opened = asyncio.open_connection(sock=through, ssl=tls, server_hostname=named, limit=MOST_HEADER)
+    reader, writer = await opened
     try:
         # A connect to a free port of the local range can be given that very port to come from: TCP then connects the
         # socket with itself, and nobody is there.
@@ -82,8 +88,11 @@ def _refusal(error: OSError, place: str) -> str:
 # ---- http ------------------------------------------------------------------------------------------------------------
 
 
-async def http(url: str, timeout: float) -> Probed:
-    """GET ``url`` (http or https, whose certificate is not checked); 200-399 is a yes. Redirects are not followed."""
+async def http(url: str, timeout: float, *, through: socket.socket | None = None) -> Probed:
+    """GET ``url`` (http or https, whose certificate is not checked); 200-399 is a yes. Redirects are not followed.
+
+    ``through``: a connected socket to ask on instead of a new connection; it is closed.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
@@ -94,7 +103,7 @@ async def http(url: str, timeout: float) -> Probed:
     shown = f"{parts.scheme}://{_place(host, port)}{sanitize(parts.path) or '/'}"
     try:
         async with asyncio.timeout(timeout):
-            status = await _status(parts, host, port)
+            status = await _status(parts, host, port, through)
     except TimeoutError:
         return Probed(False, f"no answer from {shown} within {timeout:g} s")
     except ValueError:  # UnicodeError, or a NUL character
@@ -114,8 +123,9 @@ def _misunderstanding(error: Exception, shown: str) -> str:
     return f"{shown} answers with an endless header"
 
 
-async def _status(parts: SplitResult, host: str, port: int) -> int:
-    async with _connected(host, port, _unchecked() if parts.scheme == "https" else None) as (reader, writer):
+async def _status(parts: SplitResult, host: str, port: int, through: socket.socket | None) -> int:
+    tls = _unchecked() if parts.scheme == "https" else None
+    async with _connected(host, port, tls, through) as (reader, writer):
         writer.write(_request(parts))
         await writer.drain()
         status = await _final_status(reader)

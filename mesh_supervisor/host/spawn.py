@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _HELPER = str(Path(__file__).with_name("exec_helper.py"))
+_FIRST_LISTEN_FD = 3  # SD_LISTEN_FDS_START
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "busybox"})
 
 
@@ -58,6 +59,11 @@ def allow_many_files() -> None:
         _own_files = str(soft)
 
 
+def own_files() -> int | None:
+    """That limit, for a program that is not spawned here; None: it has it already."""
+    return int(_own_files) if _own_files else None
+
+
 class SpawnError(MeshError):
     """The program cannot be started; one sentence says why and what helps."""
 
@@ -65,9 +71,18 @@ class SpawnError(MeshError):
 # ---- starting ----------------------------------------------------------------------------------------------------
 
 
-def spawn(program: Program, *, output: int, mark: str, stdin: int | None = None, pass_fds: Sequence[int] = ()) -> Child:
+def spawn(
+    program: Program,
+    *,
+    output: int,
+    mark: str,
+    stdin: int | None = None,
+    pass_fds: Sequence[int] = (),
+    listen: int | None = None,
+) -> Child:
     """Start ``program`` with stdout and stderr on ``output``; ``stdin`` None is /dev/null. ``mark`` is
     "OWNER/agent/generation"; anything that runs beside an instance (a probe) takes its mark with a fourth part.
+    ``listen``: a socket that becomes descriptor 3, and LISTEN_PID is set for it; not together with ``pass_fds``.
 
     Returns once the helper runs, about 1 ms; what fails after that is said on ``output``, exit code 126 or 127.
     Raises SpawnError for what is seen before: no such program, no such directory, not executable, too many processes.
@@ -76,14 +91,14 @@ def spawn(program: Program, *, output: int, mark: str, stdin: int | None = None,
         raise RuntimeError("spawn() belongs to the main thread: the child dies with the thread that started it")
     _check(program)
     helper = [sys.executable, "-I", "-S", "-X", "utf8", _HELPER]
-    kept = ",".join(map(str, pass_fds)) or "-"
+    kept = ",".join(map(str, pass_fds if listen is None else [_FIRST_LISTEN_FD])) or "-"
     words = [str(os.getpid()), str(tag_of(mark)), kept, _own_files or "-", str(program.directory), *program.argv]
     try:
         pid = os.posix_spawn(
             sys.executable,
             [*helper, *words],
             {**program.environ, MARK: mark},
-            file_actions=_descriptors(output, stdin, pass_fds),
+            file_actions=_descriptors(output, stdin, pass_fds, listen),
             # Python's handler would print a traceback if SIGINT came while the helper starts; it unblocks it.
             setsigmask=[signal.SIGINT],
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
@@ -103,11 +118,13 @@ def _child_of(pid: int, program: Program, mark: str) -> Child:
         raise SpawnError(f"cannot start {program.argv[0]}: {_reason(error)}") from error
 
 
-def _descriptors(output: int, stdin: int | None, pass_fds: Sequence[int]) -> list[tuple[int, ...]]:
+def _descriptors(output: int, stdin: int | None, pass_fds: Sequence[int], listen: int | None) -> list[tuple[int, ...]]:
     null: tuple[object, ...] = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     source = null if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)
     outputs = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
     passed = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in pass_fds]  # onto itself: clears close-on-exec
+    if listen is not None:
+        passed.append((os.POSIX_SPAWN_DUP2, listen, _FIRST_LISTEN_FD))
     return [*outputs, source, *passed]  # type: ignore[list-item]
 
 

@@ -37,7 +37,7 @@ class FakeProcess:
     async def ended(self) -> Ended:
         return await asyncio.shield(self._ended)
 
-    async def stop(self, *, at_once: bool) -> None:
+    async def stop(self, *, at_once: bool, replaced: bool) -> None:
         self.stops.append(at_once)
         if at_once or not self._stubborn:
             self.exits(Exit(None, 9) if at_once else Exit(0))

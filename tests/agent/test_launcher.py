@@ -19,6 +19,7 @@ from mesh_supervisor.launcher import AgentLauncher, AgentPreparation, Ground
 from mesh_supervisor.lifecycle import Cause, Start
 from mesh_supervisor.registry.client import Announcement
 from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Register
+from mesh_supervisor.target import Plain, Target
 
 START = Start(Cause.START, "start", 0.0)
 SILENT = Watchers(lambda line: None, lambda text: None, lambda text: None, lambda swept: None)
@@ -53,6 +54,9 @@ class FakeInterpreters:
     def argv_of(self, spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]:
         assert isinstance(spec.command, CommandLine)
         return spec.command.argv
+
+    async def target_of(self, spec: AgentSpec, interpreter: Interpreter) -> Target | Plain:
+        return Plain("not asked for", "")
 
     async def inputs_of_running(self, spec: AgentSpec, pid: int) -> Inputs | None:
         return None

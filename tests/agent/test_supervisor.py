@@ -19,7 +19,7 @@ from mesh_supervisor.errors import ConfigError, MeshError, UnknownAgent
 from mesh_supervisor.events import Bus
 from mesh_supervisor.host.logs import LogHub
 from mesh_supervisor.host.statedir import StateDir
-from mesh_supervisor.lifecycle import Exit, Phase, Start, phase
+from mesh_supervisor.lifecycle import Exit, Hold, Order, Phase, Start, phase
 from mesh_supervisor.news import Outputs
 from mesh_supervisor.spec import (
     AgentSpec,
@@ -57,6 +57,7 @@ class Launcher:
         self.instances: dict[int, Any] = {}
         self.starts: dict[int, Start] = {}
         self.phases = None
+        self.order = Order.STOP_FIRST
 
     async def launch(self, generation: int, start: Start) -> FakeProcess:
         mesh, name = self._mesh, self.spec.name
@@ -76,15 +77,18 @@ class Launcher:
     def retune(self, spec: AgentSpec) -> None:
         self.spec = spec
 
+    def hold(self, wanted: Hold) -> None:
+        self.held = wanted
+
 
 class Process(FakeProcess):
     def __init__(self, mesh: Mesh, name: str) -> None:
         super().__init__(stubborn=name in mesh.stubborn)
         self._mesh, self._name = mesh, name
 
-    async def stop(self, *, at_once: bool) -> None:
+    async def stop(self, *, at_once: bool, replaced: bool) -> None:
         self._mesh.happened.append(f"{'!' if at_once else '-'}{self._name}")
-        await super().stop(at_once=at_once)
+        await super().stop(at_once=at_once, replaced=replaced)
 
 
 class Mesh:
@@ -121,7 +125,7 @@ class Mesh:
     async def up(self, spec: MeshSpec, *names: str, profiles: tuple[str, ...] = ()) -> AsyncIterator[None]:
         self.read = spec
         self.monkeypatch.setattr(under_test, "RegistryClient", Client)
-        self.monkeypatch.setattr(under_test, "AgentLauncher", lambda spec, *rest: Launcher(self, spec))
+        self.monkeypatch.setattr(under_test, "AgentLauncher", lambda spec, *rest, **keys: Launcher(self, spec))
         outputs = Outputs(LogHub(), Bus())
         self.supervisor = Supervisor(spec, StateDir.open(spec.state_dir), outputs)
         self.commands = Commands(self.supervisor, Applying(self.supervisor, self.load))

@@ -212,7 +212,7 @@ def test_no_zombies_and_no_inherited_descriptors(mesh: Mesh) -> None:
     supervisor = mesh.snapshot().pid
     wait_for(lambda: not [pid for pid in children(supervisor) if not alive(pid)])
     files = [str(entry.readlink()) for entry in Path(f"/proc/{mesh.agent('agent').pid}/fd").iterdir()]
-    assert len([name for name in files if name.startswith("socket:")]) == 1, "its own listener only"
+    assert len([name for name in files if name.startswith("socket:")]) == 2, "its own listener, and the channel"
     assert not [name for name in files if str(mesh.state_dir) in name]
 
 

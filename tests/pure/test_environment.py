@@ -44,6 +44,7 @@ OURS = {
     "MCP_MESH_HTTP_HOST": "box",
     "MCP_MESH_HTTP_PORT": "8101",
     "MCP_MESH_HEALTH_INTERVAL": "1",
+    "MCP_MESH_DEBOUNCE_DELAY": "0.3",
     "UVICORN_PORT": "8101",
     "UVICORN_HOST": "127.0.0.1",
     "VIRTUAL_ENV": "/mesh/.venv",

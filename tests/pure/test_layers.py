@@ -15,13 +15,14 @@ import pytest
 import mesh_supervisor
 
 LINES = (
+    "runtime",
     "mesh_supervisor errors wording spec",
     "mesh_toml.interpolation locate",
     "ignore",
     "mesh_toml difference",
     "config",
     "lifecycle",
-    "source pathwords syntax finder imports commandline",
+    "source pathwords syntax finder imports commandline target",
     "impact",
     "events options debugging",
     "host",

@@ -206,7 +206,7 @@ def test_start_first_serves_until_the_newcomer_is_ready() -> None:
     assert story.agent.serving.generation == 1
     assert story.phase() is Phase.RELOADING
     story.ready()
-    assert story.did(life.Stop) == [life.Stop(1)]
+    assert story.did(life.Stop) == [life.Stop(1, replaced=True)]
     assert [i.generation for i in story.agent.draining] == [1]
 
 
@@ -222,6 +222,35 @@ def test_start_first_the_old_one_may_die_while_the_newcomer_comes() -> None:
     story.tell(life.Exited(1, Exit(None, 9)))
     assert story.agent.incoming is not None
     assert story.ready().phase() is Phase.READY
+
+
+def test_start_first_a_newcomer_that_cannot_share_its_address_comes_once_more_alone() -> None:
+    story = running(START_FIRST)
+    story.tell(life.InputsChanged("x.py"))
+    story.tell(life.Exited(2, Exit(1, last_words="address already in use"), crowded=True))
+    assert story.did(life.Stop) == [life.Stop(1)]
+    assert [i.generation for i in story.agent.alive] == [1]
+    story.tell(life.Exited(1, Exit(0)))
+    assert [type(effect) for effect in story.did(life.Spawn)] == [life.Spawn]
+    # Alone it is a crash like any other, and no third try of this kind.
+    story.tell(life.Exited(3, Exit(1), crowded=True))
+    assert len(story.agent.patience.crashes) == 1
+
+
+def test_sockets_are_held_while_somebody_will_come_and_answer() -> None:
+    story = running()
+    assert life.hold(story.agent) is life.Hold.KEEP
+    story.tell(life.InputsChanged("x.py"))
+    assert life.hold(story.agent) is life.Hold.KEEP
+    story.tell(life.Exited(1, Exit(0)))
+    story.tell(life.BecameReady(2))
+    story.tell(life.Exited(2, Exit(1)))
+    assert life.hold(story.agent) is life.Hold.KEEP  # the first restart is at once
+    story.tell(life.Exited(3, Exit(1)))
+    assert phase(story.agent) is Phase.BACKOFF
+    assert life.hold(story.agent) is life.Hold.LINGER
+    story.tell(life.Unwanted())
+    assert life.hold(story.agent) is life.Hold.RELEASE
 
 
 def test_start_first_many_saves_keep_at_most_two_draining() -> None:
@@ -345,7 +374,7 @@ def _events(agent: Agent) -> st.SearchStrategy[life.Event]:
         st.builds(life.BecameReady, generations),
         st.builds(life.StartTimedOut, generations, st.just("slow"), luck),
         st.builds(life.NotLive, generations, st.just("hung"), luck),
-        st.builds(life.Exited, generations, exits, st.booleans(), luck),
+        st.builds(life.Exited, generations, exits, st.booleans(), luck, st.booleans()),
     )
 
 

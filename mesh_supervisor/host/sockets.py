@@ -1,0 +1,141 @@
+"""The listening sockets of one agent, of which the supervisor keeps copies.
+
+While a copy is held the kernel queues connections, whoever accepts them: the next generation takes the socket over
+instead of binding, and a caller that comes while none lives waits instead of being refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..errors import MeshError
+
+BACKLOG = 2048
+"""What is queued while nobody accepts. A program's own listen(5) would set it for everybody; the kernel caps it at
+net.core.somaxconn (4096 by default)."""
+
+LINGER = 10.0
+"""Seconds that callers may wait for an agent that has no instance, before they are refused as by a dead one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The address as the program gave it to bind(); port 0 stays 0."""
+
+    family: int
+    kind: int
+    address: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """``inode`` identifies the socket in /proc, in whichever process it is open."""
+
+    asked: Asked
+    sock: socket.socket
+    inode: int
+
+    @property
+    def listens(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        return False
+
+    @property
+    def port(self) -> int:
+        """0 for what is not bound to a port."""
+        with contextlib.suppress(OSError, IndexError, TypeError, ValueError):
+            return int(self.sock.getsockname()[1])
+        return 0
+
+    def again(self) -> None:
+        """Listen again: a generation may have lowered the queue for everybody, or shut the listener down."""
+        with contextlib.suppress(OSError):
+            self.sock.listen(BACKLOG)
+
+
+def held_from(fd: int, asked: Asked) -> Held:
+    """Takes over ``fd``. Raises OSError (and closes it) for what is no stream socket of that family."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        raise
+    if sock.type != socket.SOCK_STREAM or sock.family != asked.family:
+        sock.close()
+        raise OSError("not the socket that was told of")
+    sock.setblocking(False)
+    return Held(asked, sock, os.fstat(sock.fileno()).st_ino)
+
+
+def listening_on(agent: str, host: str, port: int) -> Held:
+    """A new one that listens there. Raises CannotListen."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind)
+    except OSError as error:
+        raise CannotListen(agent, host, port, error) from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise CannotListen(agent, host, port, error) from error
+    return Held(Asked(family, kind, (host, port)), sock, os.fstat(sock.fileno()).st_ino)
+
+
+class CannotListen(MeshError):
+    """With ``listen = "fd"`` it is we who bind."""
+
+    def __init__(self, agent: str, host: str, port: int, error: OSError) -> None:
+        super().__init__(f"{agent}: cannot listen on {host} port {port}: {error.strerror or error}")
+
+
+class HeldSockets:
+    """Those of one agent, in the order of their binds."""
+
+    def __init__(self) -> None:
+        self._held: list[Held] = []
+        self._linger: asyncio.TimerHandle | None = None
+
+    def now(self) -> tuple[Held, ...]:
+        return tuple(self._held)
+
+    @property
+    def ports(self) -> frozenset[int]:
+        return frozenset(one.port for one in self._held)
+
+    def hold(self, wanted: Collection[Held]) -> None:
+        """From now on exactly these."""
+        for one in self._held:
+            if one not in wanted:
+                one.sock.close()
+        self._held = [one for one in wanted if one.sock.fileno() >= 0]
+        for one in self._held:
+            one.again()
+
+    def repair(self) -> None:
+        for one in self._held:
+            one.again()
+
+    def keep(self) -> None:
+        """There is an instance, or there will be one at once."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    def linger(self) -> None:
+        """There is none: let go in LINGER seconds, unless one comes."""
+        if self._held and self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER, self.release)
+
+    def release(self) -> None:
+        self.keep()
+        self.hold(())
