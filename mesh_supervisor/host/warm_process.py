@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..warmth import Verdict, is_module
 from . import procfs, spawn
 from .capture import Capture
 from .channel import Channel, Packet
@@ -31,6 +32,12 @@ WARMING_AT_MOST = 120.0
 
 FORK_AT_MOST = 5.0
 """Seconds from the request to the instance: 0.015 on a quiet machine. Afterwards the template is taken for hung."""
+
+JUDGE_AT_MOST = 120.0
+"""Seconds for one module, at the lowest priority; the guest itself gives up sooner."""
+
+NAMES_AT_ONCE = 1500
+"""Modules of one packet."""
 
 LONGEST_REASON = 300
 
@@ -77,7 +84,8 @@ class WarmProcess:
 
     ``modules`` are imported in this order; ``forks``: a template, which first tries whether it may fork (W1).
     ``state``: "warming", then "warm", or "refused" (it may still become an instance), at the end "over" or, for a spare
-    that was used, "given". ``why``: the reason of the last two.
+    that was used, "given". ``why``: the reason of these. ``blamed``: the modules that made it refuse, if known;
+    ``stale``: what is installed now is not what it has imported.
     """
 
     def __init__(
@@ -95,12 +103,13 @@ class WarmProcess:
         """``program``: the interpreter with its flags; its environment and directory are those of the imports."""
         self.mark, self.modules = mark, modules
         self.state, self.why = "warming", ""
-        self.failed: dict[str, str] = {}
+        self.blamed: tuple[str, ...] = ()
+        self.stale = False
         self._loop = asyncio.get_running_loop()
         self._settled = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Packet]] = {}
         self._asked = 0
-        self._judged: asyncio.Future[Packet] | None = None
+        self._judged: asyncio.Queue[Packet] = asyncio.Queue()
         self.milliseconds: float | None = None
         with contextlib.ExitStack() as undo:
             self._capture = Capture(label, 0, line)
@@ -119,9 +128,15 @@ class WarmProcess:
         self._priority = priority
         self._capture.release_output()
         self._channel.release_theirs()
-        self._channel.send("warm", modules=list(modules), trial=forks)
+        self._tell_modules(forks)
         self._limit = self._loop.call_later(WARMING_AT_MOST, self._condemn, "importing takes for ever")
         self._watcher = self._loop.create_task(self._watch())
+
+    def _tell_modules(self, trial: bool) -> None:
+        for start in range(0, len(self.modules) or 1, NAMES_AT_ONCE):
+            names = self.modules[start : start + NAMES_AT_ONCE]
+            more = start + NAMES_AT_ONCE < len(self.modules)
+            self._channel.send("warm", modules=list(names), trial=trial, more=more)
 
     @property
     def pid(self) -> int:
@@ -158,18 +173,26 @@ class WarmProcess:
         self.state, self.why = "given", "it became an instance"
         return await self._unbroken(self._become(order))
 
-    async def judge(self, modules: tuple[str, ...], patience: float) -> dict[str, str]:
-        """Module → why it may not be preloaded, "" if it may (W2). Raises NotWarm if it does not survive that."""
+    async def judge(self, modules: tuple[str, ...], found: Callable[[str, Verdict], None]) -> None:
+        """Tells each verdict as it comes (W2). Raises NotWarm when the process does not live through it."""
         if not self._channel.send("judge", modules=list(modules)):
             raise NotWarm(self.why or "it ended")
-        self._judged = self._loop.create_future()
+        more = True
+        while more:
+            packet = await self._next_verdict()
+            for name, told in _table(packet.get("verdicts")).items():
+                found(name, Verdict(_text(_table(told).get("verdict")), _text(_table(told).get("why"))))
+            more = bool(packet.get("more"))
+
+    async def _next_verdict(self) -> Packet:
         try:
-            packet = await asyncio.wait_for(self._judged, patience)
+            packet = await asyncio.wait_for(self._judged.get(), JUDGE_AT_MOST)
         except TimeoutError:
             self._condemn("importing takes for ever")
-            raise NotWarm("importing it takes for ever") from None
-        found = packet.get("verdicts")
-        return {name: _text(why) for name, why in found.items()} if isinstance(found, dict) else {}
+            raise NotWarm("importing takes for ever") from None
+        if packet["is"] != "judged":
+            raise NotWarm(self.why)
+        return packet
 
     async def close(self) -> None:
         """Ends it; returns when nothing of it is left. What it forked lives on."""
@@ -274,8 +297,9 @@ class WarmProcess:
         self._settled.set()
 
     def _fail_all(self) -> None:
-        for answer in (*self._answers.values(), self._judged):
-            if answer is not None and not answer.done():
+        self._judged.put_nowait({"is": "over"})
+        for answer in self._answers.values():
+            if not answer.done():
                 answer.set_exception(ConnectionError(self.why))
                 answer.exception()  # nobody may be waiting
 
@@ -286,25 +310,31 @@ class WarmProcess:
             os.close(fd)
         match packet["is"]:
             case "warmed" if self.state == "warming":
-                self._warmed(packet)
-            case "refused" if self.state in {"warming", "warm"}:
-                self.state, self.why = "refused", _text(packet.get("why")) or "it must not fork"
+                spent = packet.get("ms")
+                self.milliseconds = float(spent) if isinstance(spent, int | float) else None
+                self.state = "warm"
                 self._settle()
+            case "refused" if self.state in {"warming", "warm"}:
+                self._refused(packet)
             case "forked" | "unforked":
-                number = packet.get("id")
-                answer = self._answers.get(number) if isinstance(number, int) else None
-                if answer is not None and not answer.done():
-                    answer.set_result(packet)
+                self._answered(packet)
             case "judged":
-                if self._judged is not None and not self._judged.done():
-                    self._judged.set_result(packet)
+                self._judged.put_nowait(packet)
 
-    def _warmed(self, packet: Packet) -> None:
-        spent, failed = packet.get("ms"), packet.get("failed")
-        self.milliseconds = float(spent) if isinstance(spent, int | float) else None
-        self.failed = {str(name): _text(why) for name, why in failed.items()} if isinstance(failed, dict) else {}
-        self.state = "warm"
+    def _refused(self, packet: Packet) -> None:
+        self.state, self.why = "refused", _text(packet.get("why")) or "it must not fork"
+        names = packet.get("leave_out")
+        self.blamed = tuple(name for name in names if is_module(name)) if isinstance(names, list) else ()
         self._settle()
+        if packet.get("spare") is False:
+            self._condemn(self.why)
+
+    def _answered(self, packet: Packet) -> None:
+        self.stale = self.stale or packet.get("stale") is True
+        number = packet.get("id")
+        answer = self._answers.get(number) if isinstance(number, int) else None
+        if answer is not None and not answer.done():
+            answer.set_result(packet)
 
     def _settle(self) -> None:
         self._limit.cancel()
@@ -361,6 +391,10 @@ def _source(stdin: int | None) -> Iterator[int]:
         yield null
     finally:
         os.close(null)
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str:

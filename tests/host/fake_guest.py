@@ -22,8 +22,9 @@ def main(fd: int) -> None:
     while (heard := wire.receive(link)) is not None:
         packet, descriptors = heard
         if packet["is"] == "warm":
-            told = packet["modules"]
-            warm(link, told)
+            told += packet["modules"]
+            if not packet["more"]:
+                warm(link, told)
         elif packet["is"] == "judge":
             judge(link, packet["modules"])
         elif packet["is"] == "start":
@@ -37,13 +38,13 @@ def tell(link: socket.socket, kind: str, **fields: object) -> None:
 
 
 def warm(link: socket.socket, told: list[str]) -> None:
-    print("imports", *told, flush=True)
+    print("imports", *told[:9], len(told), flush=True)
     if "hang" in told:
         signal.pause()
     if "die" in told:
         os.kill(os.getpid(), signal.SIGABRT)
     if "refuse" in told:
-        tell(link, "refused", why="it has 3 threads")
+        tell(link, "refused", why="it has 3 threads", spare=True, leave_out=[n for n in told if n.startswith("bad")])
     else:
         tell(link, "warmed", ms=12.5, failed={})
     while "flood" in told:
@@ -53,11 +54,13 @@ def warm(link: socket.socket, told: list[str]) -> None:
 
 
 def judge(link: socket.socket, modules: list[str]) -> None:
-    if "hang" in modules:
-        signal.pause()
-    if "die" in modules:
-        os.kill(os.getpid(), signal.SIGABRT)
-    tell(link, "judged", verdicts={name: "starts a thread" if name.startswith("bad") else "" for name in modules})
+    for name in modules:
+        if name == "hang":
+            signal.pause()
+        if name == "die":
+            os.kill(os.getpid(), signal.SIGABRT)
+        verdict = {"verdict": "spare", "why": "starts a thread"} if name.startswith("bad") else {"verdict": "fork"}
+        tell(link, "judged", verdicts={name: {"why": "", "loads": [], **verdict}}, more=name != modules[-1])
 
 
 def start(link: socket.socket, packet: dict, descriptors: list[int], told: list[str]) -> None:  # type: ignore[type-arg]

@@ -22,6 +22,7 @@ from mesh_supervisor.host.spawn import MARK, stop, sweep
 from mesh_supervisor.host.sweep import mark_in, remains_of_owner
 from mesh_supervisor.host.warm_process import NotWarm, Order, WarmProcess
 from mesh_supervisor.lifecycle import Exit
+from mesh_supervisor.warmth import Verdict
 
 from .stage import PLAIN, Stage, alive, until
 
@@ -112,7 +113,7 @@ def test_a_template_forks_an_instance_that_is_ours(stage: Stage) -> None:
             assert found is not None
             assert (found.parent, found.session) == (os.getpid(), child.pid)
             assert await ended(child) == Exit(None, signal.SIGTERM)
-            await until(lambda: here.lines == ["imports a b"])
+            await until(lambda: here.lines == ["imports a b 2"])
         assert here.nothing_is_left()
 
     asyncio.run(scenario())
@@ -192,16 +193,33 @@ def test_a_spare_whose_program_ends_at_once(stage: Stage) -> None:
     asyncio.run(scenario())
 
 
-def test_verdicts(stage: Stage) -> None:
+def test_verdicts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
+        found: dict[str, Verdict] = {}
         async with bench(stage, forks=False, priority=Priority.IDLE) as here:
-            assert await here.process.judge(("good", "bad1"), 30) == {"good": "", "bad1": "starts a thread"}
+            await here.process.judge(("good", "bad1"), found.__setitem__)
+            assert found == {"good": Verdict("fork"), "bad1": Verdict("spare", "starts a thread")}
             assert os.sched_getscheduler(here.process.pid) == os.SCHED_IDLE
-            with pytest.raises(NotWarm, match="for ever"):
-                await here.process.judge(("hang",), 0.05)
         async with bench(stage, forks=False) as here:
-            with pytest.raises((NotWarm, ConnectionError), match="SIGABRT"):
-                await here.process.judge(("die",), 30)
+            with pytest.raises(NotWarm, match="SIGABRT"):
+                await here.process.judge(("good2", "die"), found.__setitem__)
+            assert "good2" in found, "what was found out before is not lost"
+        monkeypatch.setattr(warm_process, "JUDGE_AT_MOST", 0.05)
+        async with bench(stage, forks=False) as here:
+            with pytest.raises(NotWarm, match="for ever"):
+                await here.process.judge(("hang",), found.__setitem__)
+
+    asyncio.run(scenario())
+
+
+def test_thousands_of_modules_are_told_in_pieces(stage: Stage) -> None:
+    names = [f"package.module{number}" for number in range(5000)]
+
+    async def scenario() -> None:
+        async with bench(stage, *names) as here:
+            assert await here.process.settled(30)
+            await until(lambda: bool(here.lines))
+            assert here.lines == [" ".join(["imports", *names[:9], "5000"])]
 
     asyncio.run(scenario())
 
