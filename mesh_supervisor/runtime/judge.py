@@ -9,3 +9,17 @@ it is cut short: {"verdicts": {name: {"verdict": str, "why": str, "loads": [name
 those that are never forked, or loads one); "skip": into neither (cannot be imported, ends or hangs the process, brings
 in project code). ``why`` is a sentence for people, "" for "fork".
 """
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from .link import Link
+
+if TYPE_CHECKING:
+    from .preload import Preload
+
+
+def judge(link: Link, preload: Preload, modules: list[str]) -> None:
+    """Answers for each of them."""

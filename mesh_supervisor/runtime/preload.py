@@ -1,0 +1,110 @@
+"""Imports modules ahead of need, and says what that has done to the process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterable
+
+from . import streams
+from .admission import NEVER_FORKED, Condition, try_fork
+from .become import Imported
+from .installed import Installed
+from .origin import PROJECT, SHARED, Origins, site_folders
+
+_LONGEST_REASON = 200
+
+
+class Preload:
+    """Of one process, from before its first import. ``strangers``: project modules that came with an import, never to
+    be in a warm process: they would be old after the next save.
+    """
+
+    def __init__(self) -> None:
+        self.before = Condition()
+        self.installed = Installed(site_folders())
+        self._origins = Origins()
+        self._given, self._environ = given_environ(), dict(os.environb)
+        self._known = set(sys.modules)
+        self.needed: list[str] = []
+        """Those that were not there yet when their turn came, in order."""
+        self.failed: dict[str, str] = {}
+        self.strangers: list[str] = []
+        self.leave_out: list[str] = []
+        """Names of ``needed`` because of which the process must not fork, as far as one can say."""
+
+    def bring(self, name: str) -> None:
+        if name in sys.modules:
+            return
+        try:
+            __import__(name)
+        except BaseException as error:  # noqa: BLE001 - SystemExit, KeyboardInterrupt: this one is left out
+            self.failed[name] = said(error)
+        else:
+            self.needed.append(name)
+        self._look_at_what_came(name)
+
+    def _look_at_what_came(self, name: str) -> None:
+        bad = False
+        for new in reversed([*sys.modules]):
+            if new in self._known:
+                break
+            self._known.add(new)
+            if self._origins.of(new, sys.modules.get(new)) in (PROJECT, SHARED):
+                self.strangers.append(new)
+                bad = True
+            bad = bad or new in NEVER_FORKED
+        if bad:
+            self.leave_out.append(name)
+
+    def settle(self) -> Imported:
+        """After the last import: nothing is left to be said or collected by each copy."""
+        streams.flush()
+        flush_c()
+        gc.collect()
+        gc.freeze()
+        return Imported(self._given, self._environ)
+
+    def why_not_fork(self) -> str:
+        """Tries it. "" if nothing stands against it."""
+        banned = [name for name in NEVER_FORKED if name in sys.modules]
+        if banned:
+            return f"{banned[0]} is loaded, which does not survive a fork"
+        return self.why_not_now(tried=False) or try_fork() or self.why_not_now()
+
+    def why_not_now(self, received: Iterable[int] = (), *, tried: bool = True) -> str:
+        """What would be wrong with a fork at this moment. ``received``: descriptors for the instance; ``tried``: there
+        was a fork for threads to end at.
+        """
+        now = Condition()
+        for fd in received:
+            now.descriptors.pop(fd, None)
+        if not tried:
+            now.threads = 1
+        return now.why_not_fork(self.before)
+
+
+def given_environ() -> dict[bytes, bytes]:
+    """As it was at the exec."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return dict(os.environb)
+    return {name: value for name, found, value in (entry.partition(b"=") for entry in entries) if found}
+
+
+def flush_c() -> None:
+    """What C libraries have printed."""
+    import ctypes
+
+    ctypes.CDLL(None).fflush(None)
+
+
+def said(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - its own __str__
+        text = type(error).__name__
+    return text[:_LONGEST_REASON]
