@@ -47,6 +47,11 @@ class Channel:
         self._read = 0
         self.over = False
 
+    @property
+    def raw(self) -> socket.socket:
+        """For what is no packet."""
+        return self._socket
+
     def tell(self, kind: str, descriptors: Sequence[int] = (), /, **fields: object) -> None:
         wire.send(self._socket, wire.pack(kind, fields), tuple(descriptors))
 
