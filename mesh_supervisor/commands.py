@@ -14,7 +14,7 @@ from mesh_supervisor.applying import NO_CHANGE, Applying
 from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent, UsageError, suggestion
 from mesh_supervisor.events import Event
-from mesh_supervisor.explain import explain
+from mesh_supervisor.explain import explain, traced_lines
 from mesh_supervisor.holding import Holding, by_whom
 from mesh_supervisor.host.inputs import env_files_there
 from mesh_supervisor.host.logs import SUPERVISOR, Line
@@ -249,13 +249,16 @@ class Commands:
                 "imports": len(inputs.files),
                 "globs": [glob.text for glob in inputs.globs],
                 "matched": len(inputs.matched),
+                "read": sorted(map(str, inputs.read.keys() - inputs.absent)),
+                "listed": sorted(map(str, inputs.listings)),
+                "asides": {str(path): why for path, why in sorted(inputs.asides.items())},
                 "env_files": [str(file) for file in env_files_there(inputs)],
                 "directories": [str(folder) for folder in inputs.directories],
                 "notes": [*((inputs.warning,) if inputs.warning else ()), *inputs.notes],
             }
             body["agents"][name] = row
             lines.append(f"{name}: {_watch_line(row)}{self._gate(name)}")
-            lines += [f"  {note}" for note in row["notes"]]
+            lines += [f"  {note}" for note in (*traced_lines(inputs, supervisor.mesh.root), *row["notes"])]
         return Answer(ok=True, lines=tuple(lines), body=body)
 
     async def _watch_enable(self, arguments: Arguments) -> Answer:
@@ -311,6 +314,7 @@ def _matching(words: Collection[str], names: list[str]) -> list[str]:
 
 def _watch_line(row: Mapping[str, Any]) -> str:
     parts = [counted(row["imports"], "imported file")] if row["imports"] else []
+    parts += [f"{counted(len(row['read']), 'file')} seen being read"] if row["read"] else []
     parts += [f"{counted(row['matched'], 'file')} by {', '.join(row['globs'])}"] if row["globs"] else []
     parts += [counted(len(row["env_files"]), "env file")] if row["env_files"] else []
     parts += [f"all of {folder}" for folder in row["directories"]]

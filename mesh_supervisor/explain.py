@@ -6,21 +6,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mesh_supervisor.control.messages import Answer
 from mesh_supervisor.host.ignore import Ignore
-from mesh_supervisor.impact import chain_text
+from mesh_supervisor.impact import Inputs, chain_text, short
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import MeshSpec
+
+MOST_NAMED = 8
+"""Files of one kind that are named; --json names all."""
 
 
 async def explain(
     paths: Iterable[str], selection: Selection, mesh: MeshSpec, ignore: Ignore, gate: Callable[[str], str]
 ) -> Answer:
-    """A line per file and agent; body: {"files": [{"path", "agents": {name: chain}}]}."""
+    """A line per file and agent; body: {"files": [{"path", "agents": {name: chain}, "asides": {name: reason}}]};
+    asides: who reads it without being reloaded for it."""
     lines: list[str] = []
     body: dict[str, Any] = {"files": []}
     for text in paths:
@@ -29,8 +33,25 @@ async def explain(
         lines += [f"{name}: {chain}{gate(name)}" for name, chain in chains.items()]
         if not chains:
             lines.append(f"{text}: {why_nobody(Path(text), mesh, ignore)}")
-        body["files"].append({"path": text, "agents": chains})
+        asides = {name: why for name, why in selection.asides(Path(text)).items() if name not in chains}
+        lines += [f"{name} has read it, which does not count: {why}" for name, why in asides.items()]
+        body["files"].append({"path": text, "agents": chains, "asides": asides})
     return Answer(ok=True, lines=tuple(lines), body=body)
+
+
+def traced_lines(inputs: Inputs, root: Path) -> list[str]:
+    """For `watch status`: what its instances really read, and what of it does not count."""
+    there = sorted(inputs.read.keys() - inputs.absent)
+    groups = {"read": there, "a new file counts in": sorted(inputs.listings)}
+    for path, why in sorted(inputs.asides.items()):
+        groups.setdefault(f"no input, {why}", []).append(path)
+    return [f"{words}: {_named(paths, root)}" for words, paths in groups.items() if paths]
+
+
+def _named(paths: Sequence[Path], root: Path) -> str:
+    names = [short(path, root) for path in paths[:MOST_NAMED]]
+    more = len(paths) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def why_nobody(path: Path, mesh: MeshSpec, ignore: Ignore) -> str:
@@ -46,4 +67,4 @@ def _reason(path: Path, mesh: MeshSpec, ignore: Ignore) -> str:
         return "watch.ignore or .meshwatch excludes it"
     if not any(path.is_relative_to(root) for root in (mesh.root, *mesh.watch.roots)):
         return "it lies outside mesh.toml's folder and watch.roots"
-    return "nobody imports it, and no watch glob matches it"
+    return "nobody imports it or has read it as an input, and no watch glob matches it"

@@ -1,8 +1,8 @@
 """PURE. Changed paths → {agent: reason}.
 
-What an agent's inputs are is found by host/inputs.py; here they are only compared. Who may overrule whom (strongest
-first): the user's own ignore rules; ``watch`` globs; imports; .gitignore and the built-in list, which limit only globs
-and whole folders.
+What an agent's inputs are is found by host/inputs.py, and by its instances (traced.py); here they are only compared.
+Who may overrule whom (strongest first): the user's own ignore rules; ``watch`` globs; imports and what instances read;
+.gitignore and the built-in list, which limit only globs, whole folders and new files.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from typing import Literal
 from pathspec import GitIgnoreSpec
 
 from mesh_supervisor.imports import Gone, Step
+from mesh_supervisor.traced import Listing
 from mesh_supervisor.wording import one_line
 
-SourceOfInput = Literal["import", "watch", "env", "directory", "config"]
+SourceOfInput = Literal["import", "watch", "env", "read", "directory", "config"]
 Predicate = Callable[[Path], bool]
 
-_ORDER: tuple[SourceOfInput, ...] = ("config", "import", "env", "watch", "directory")
+_ORDER: tuple[SourceOfInput, ...] = ("config", "import", "env", "watch", "read", "directory")
 _WILD = frozenset("*?[")
 _NO_STEPS: Mapping[Path, Step] = MappingProxyType({})
 _NO_PATHS: Mapping[Path, Path | None] = MappingProxyType({})
+_NO_LISTINGS: Mapping[Path, Listing] = MappingProxyType({})
+_NO_WORDS: Mapping[Path, str] = MappingProxyType({})
 
 
 # ---- globs -------------------------------------------------------------------------------------------------------
@@ -91,6 +94,11 @@ class Inputs:
     read. ``matched``: the files that globs, directories and folders hold now. ``ignored``: those of all these that the
     user's own rules take out again.
 
+    ``read``: what its instances really read and ``files`` does not hold, each with the file that read it; of these
+    ``modules`` were imported, and ``absent`` looked for and not found. ``listings``: folders that it listed, of which a
+    new file counts; ``listed``: those that are there. ``asides``: what it read and is no input, with the reason (of a
+    folder: all files in it).
+
     ``third_party``: top-level names it imports that are not the project's (also uninstalled ones). ``gone``: imports
     that cannot work. ``notes``: said in ``-o wide`` and by ``watch status``; ``warning``: said at start.
     ``watched`` False (``watch = false``): no save reloads it. ``known`` False: ask again when it runs.
@@ -103,6 +111,12 @@ class Inputs:
     env_files: frozenset[Path] = frozenset()
     directories: tuple[Path, ...] = ()
     matched: frozenset[Path] = frozenset()
+    read: Mapping[Path, Path | None] = field(default_factory=lambda: _NO_PATHS)
+    modules: frozenset[Path] = frozenset()
+    absent: frozenset[Path] = frozenset()
+    listings: Mapping[Path, Listing] = field(default_factory=lambda: _NO_LISTINGS)
+    listed: frozenset[Path] = frozenset()
+    asides: Mapping[Path, str] = field(default_factory=lambda: _NO_WORDS)
     third_party: frozenset[str] = frozenset()
     gone: tuple[Gone, ...] = ()
     notes: tuple[str, ...] = ()
@@ -114,13 +128,21 @@ class Inputs:
     @property
     def paths(self) -> frozenset[Path]:
         """Every file that is an input now: what to fingerprint before a start."""
-        return (frozenset(self.files) | self.env_files | self.matched) - self.ignored
+        return (frozenset(self.files) | self.env_files | self.matched) - self.ignored | self.read.keys()
 
     def heeds(self, path: Path, discovery_ignored: Predicate) -> Glob | None:
         """The glob that makes this path an input, if one does. The last pattern that matches decides, as in
         .gitignore: ``!prompts/draft.md`` takes one out again."""
-        last = next((glob for glob in reversed(self.globs) if glob.matches(path)), None)
+        last = self._last_glob(path)
         return None if last is None or last.negated or not last.allows(path, discovery_ignored) else last
+
+    def takes_out(self, path: Path) -> bool:
+        """Whether the ``watch`` globs say that this is no input, whoever reads it."""
+        last = self._last_glob(path)
+        return last is not None and last.negated
+
+    def _last_glob(self, path: Path) -> Glob | None:
+        return next((glob for glob in reversed(self.globs) if glob.matches(path)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +194,11 @@ def reason_for(path: Path, own: Inputs, discovery_ignored: Predicate = _nothing)
     glob = own.heeds(path, discovery_ignored)
     if glob is not None:
         return Reason(path, (path,), "watch", detail=glob.text)
+    if path in own.read:
+        return Reason(path, _read_by(path, own.read[path], own), "read")
+    listing = own.listings.get(path.parent)
+    if listing is not None and _is_new(path, listing, own) and not discovery_ignored(path):
+        return Reason(path, _read_by(path, listing.via, own), "read", detail="new file")
     if any(path.is_relative_to(folder) for folder in own.directories) and not discovery_ignored(path):
         return Reason(path, (path,), "directory")
     return None
@@ -180,6 +207,19 @@ def reason_for(path: Path, own: Inputs, discovery_ignored: Predicate = _nothing)
 def _new_file(path: Path, importer: Path | None, own: Inputs) -> Reason:
     chain = () if importer is None else chain_of(importer, own.files)
     return Reason(path, (path, *chain), "import", detail="new file")
+
+
+def _is_new(path: Path, listing: Listing, own: Inputs) -> bool:
+    return path.suffix in listing.endings and path not in own.listed and not own.takes_out(path)
+
+
+def _read_by(path: Path, reader: Path | None, own: Inputs) -> tuple[Path, ...]:
+    """From a file that was read to where the program starts: by files that were read (modules), then by imports."""
+    chain = [path]
+    while reader is not None and reader not in own.files and reader not in chain:
+        chain.append(reader)
+        reader = own.read.get(reader)
+    return (*chain, *(() if reader is None or reader in chain else chain_of(reader, own.files)))
 
 
 def _foremost(reasons: list[Reason]) -> Reason:
@@ -206,13 +246,14 @@ def _climb(path: Path, files: Mapping[Path, Step]) -> Iterator[Path]:
 
 def chain_text(reason: Reason, root: Path) -> str:
     """``common/llm.py ← tools/search.py ← agents/planner.py (import)``, relative to ``root`` where below it."""
-    words = " ← ".join(_short(path, root) for path in reason.chain)
+    words = " ← ".join(short(path, root) for path in reason.chain)
     if reason.source == "watch":
         return f"{words} (watch: {reason.detail})"
     new = ", new file" if reason.detail == "new file" else ""
     return f"{words} ({reason.source}{new})"
 
 
-def _short(path: Path, root: Path) -> str:
+def short(path: Path, root: Path) -> str:
+    """For people: relative where it is below ``root``."""
     # A file's name may hold newlines and escape sequences: it must not begin a line of the log.
     return one_line(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))

@@ -24,6 +24,7 @@ from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.instance import Watchers
 from mesh_supervisor.host.projects import project_roots
 from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.host.traced import Traces
 from mesh_supervisor.host.watch import Watcher
 from mesh_supervisor.launcher import (
     AgentLauncher,
@@ -88,6 +89,7 @@ class Supervisor:
             configured=self._config_changed,
             inputs_changed=self.inputs_changed,
             say=self.say,
+            traces=Traces(state.path),
         )
         self.ground = Ground(mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finder)
         self.slots = Slots(mesh.parallel_starts)

@@ -16,6 +16,7 @@ from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.kept_ports import KeptPorts
 from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.host.traced import Traces
 from mesh_supervisor.locate import Place
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, MeshSpec
@@ -34,19 +35,27 @@ def agent_of(place: Place, name: str) -> tuple[MeshSpec, AgentSpec]:
 
 
 def finder_of(mesh: MeshSpec) -> InputFinder:
-    return InputFinder(mesh.root, _ignore_of(mesh), dict(os.environ), mesh.watch.roots)
+    return InputFinder(mesh.root, ignore_of(mesh), dict(os.environ), mesh.watch.roots)
 
 
-def _ignore_of(mesh: MeshSpec) -> Ignore:
+def ignore_of(mesh: MeshSpec) -> Ignore:
     return Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=mesh.state_dir)
 
 
 async def why(place: Place, paths: Sequence[str]) -> Answer:
     """What `why` would say if the mesh ran. Raises ConfigError."""
     mesh = load(place.file, os.environ)
-    ignore = _ignore_of(mesh)
+    ignore = ignore_of(mesh)
     finder = InputFinder(mesh.root, ignore, dict(os.environ), mesh.watch.roots)
-    selection = Selection(mesh.root, finder, ignore, post=_nobody, configured=_nothing, inputs_changed=lambda: None)
+    selection = Selection(
+        mesh.root,
+        finder,
+        ignore,
+        post=_nobody,
+        configured=_nothing,
+        inputs_changed=lambda: None,
+        traces=Traces(mesh.state_dir),
+    )
     for spec in mesh.agents.values():
         selection.track(spec, enabled=True)
     return await explain(paths, selection, mesh, ignore, lambda name: "")

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh_supervisor.traced import Stamp
+
 # Longer than the coarsest clock of a file system in use (FAT: 2 s).
 RACY_NS = 2_000_000_000
 
@@ -33,6 +35,11 @@ class _Fingerprint:
     digest: str
     modified_ns: int
 
+    @property
+    def stamp(self) -> Stamp:
+        _, _, size, inode, _ = self.key
+        return self.modified_ns, size, inode
+
 
 class Fingerprints:
     """Digests of many files, cheap when asked again. Usable from one thread at a time."""
@@ -49,14 +56,25 @@ class Fingerprints:
         known = self._settled.get(path)
         if known is not None and known.key == _key_of(path):
             return known.digest
-        return self._read_again(path)
+        fresh = self._read_again(path)
+        return None if fresh is None else fresh.digest
+
+    def stamped(self, paths: Iterable[Path]) -> dict[Path, tuple[Stamp | None, str | None]]:
+        """path -> (how a runtime would stamp it, digest), of one and the same content."""
+        return {path: self._stamped(path) for path in paths}
+
+    def _stamped(self, path: Path) -> tuple[Stamp | None, str | None]:
+        known = self._settled.get(path)
+        if known is None or known.key != _key_of(path):
+            known = self._read_again(path)
+        return (None, None) if known is None else (known.stamp, known.digest)
 
     def forget(self, paths: Iterable[Path]) -> None:
         """Read these anew when they are asked for next."""
         for path in paths:
             self._settled.pop(path, None)
 
-    def _read_again(self, path: Path) -> str | None:
+    def _read_again(self, path: Path) -> _Fingerprint | None:
         self._settled.pop(path, None)
         before = self._clock()
         fresh = _read(path)
@@ -65,7 +83,7 @@ class Fingerprints:
         # A time in the future (another machine's clock, a restored backup) says nothing about being left alone.
         if fresh.modified_ns <= before - RACY_NS:
             self._settled[path] = fresh
-        return fresh.digest
+        return fresh
 
 
 def _key_of(path: Path) -> tuple[int, ...] | None:

@@ -139,7 +139,8 @@ class InputFinder:
         """Why the agent cannot load with these changed files, one sentence per line; None: nothing speaks against it.
 
         ``tolerated``: ``Inputs.gone`` of what serves now. It works with those, so our verdict on them is wrong."""
-        found = await self._unreadable(spec, [path for path in sorted(changed) if path in inputs.files])
+        modules = inputs.files.keys() | {path for path in inputs.modules if path.suffix == ".py"}
+        found = await self._unreadable(spec, sorted(path for path in changed if path in modules))
         if not found:
             found = gone_imports(inputs, changed, tolerated)
         return "\n".join(broken.text(self._root) for broken in found) or None
@@ -238,7 +239,7 @@ def env_files_there(inputs: Inputs) -> list[Path]:
 
 def count(inputs: Inputs) -> int:
     """How many files it has been found to depend on, for people."""
-    return len(inputs.paths - inputs.env_files) + len(env_files_there(inputs))
+    return len(inputs.paths - inputs.env_files - inputs.absent) + len(env_files_there(inputs))
 
 
 def depth_of(glob: Glob) -> int | None:
