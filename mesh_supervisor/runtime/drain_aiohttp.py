@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .drain_manner import FRESH, GRACE, Manner, has_unread
+from .drain_manner import GRACE, Manner, is_quiet
 
 
 def manner_of(factory: Any) -> Manner | None:
@@ -23,8 +23,7 @@ class Aiohttp(Manner):
 
     def close_idle(self, waited: float) -> None:
         for handler in self._server.connections:
-            fresh = getattr(handler, "_request_count", 1) == 0 and waited < FRESH
-            if not fresh and _is_idle(handler):
+            if _is_idle(handler) and is_quiet(handler.transport.get_extra_info("socket").fileno()):
                 handler.force_close()
 
     def hurry(self) -> None:
@@ -35,10 +34,8 @@ class Aiohttp(Manner):
 
 def _is_idle(handler: Any) -> bool:
     """It waits for a request, and none has come."""
-    if getattr(handler, "_waiter", None) is None or handler.transport is None or getattr(handler, "_messages", None):
-        return False
-    sock = handler.transport.get_extra_info("socket")
-    return sock is None or not has_unread(sock.fileno())
+    waits = getattr(handler, "_waiter", None) is not None and not getattr(handler, "_messages", None)
+    return waits and handler.transport is not None
 
 
 def _announce_in_all_answers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .drain_manner import FRESH, GRACE, Manner, enclosed
+from .drain_manner import GRACE, QUIET, Manner, enclosed
 
 
 def manner_of(factory: Any) -> Manner | None:
@@ -25,8 +25,8 @@ class Hypercorn(Manner):
         self._config.keep_alive_max_requests = 0
 
     def close_idle(self, waited: float) -> None:
-        """A connection without any request is idle to hypercorn too."""
-        if waited > FRESH and not self._context.terminated.is_set():
+        """All at once: hypercorn does not tell its connections apart."""
+        if waited > QUIET and not self._context.terminated.is_set():
             self._closing = sys.modules["asyncio"].ensure_future(self._context.terminated.set())
 
     def hurry(self) -> None:

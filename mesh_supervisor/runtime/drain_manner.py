@@ -6,8 +6,8 @@ import _socket
 from types import FunctionType
 from typing import Any
 
-FRESH = 0.5
-"""Seconds after the order that a connection without any request has for its first one, where idle ones are closed."""
+QUIET = 0.25
+"""Seconds without a byte after which a connection without a request under way is closed, where idle ones are."""
 
 GRACE = 0.5
 """Seconds that a framework may take to end what is left, after SIGTERM."""
@@ -23,7 +23,7 @@ class Manner:
         """From now on each answer says that it is the last one of its connection."""
 
     def close_idle(self, waited: float) -> None:
-        """Closes connections without a request under way; ``waited``: seconds since the drain began."""
+        """Closes quiet connections without a request under way; ``waited``: seconds since the drain began."""
 
     def unfinished(self) -> int:
         """What goes on beside the connections, seen from any thread: tasks in the background, children."""
@@ -52,16 +52,33 @@ def _is_filled(cell: Any) -> bool:
     return True
 
 
-def has_unread(fd: int) -> bool:
-    """Whether something came that the program has not read: a request, or the client's end. False: no such socket."""
+def is_quiet(fd: int) -> bool:
+    """Whether nothing is left to read, and nothing was sent or received for QUIET. False: no such socket.
+
+    A request that is on its way to a connection that is being closed is lost. So one in use is not closed: its next
+    answer says ``close``.
+    """
     try:
         sock = _socket.socket(fileno=fd)
     except OSError:
         return False
     try:
         sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return _unmoved(sock) >= QUIET
     except OSError:
         return False
     finally:
         sock.detach()
-    return True
+    return False
+
+
+def _unmoved(sock: _socket.socket) -> float:
+    """Seconds since something was sent or received; without an end for what is not TCP."""
+    try:
+        told = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 64)
+    except (OSError, AttributeError):
+        return float("inf")
+    # struct tcp_info: 8 bytes, then words; the tenth and the twelfth are the ages of the last data, in ms.
+    words = memoryview(told)[8:].cast("I")
+    return min(words[9], words[11]) / 1000

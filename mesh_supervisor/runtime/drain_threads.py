@@ -6,7 +6,7 @@ import _socket
 import sys
 from typing import Any
 
-from .drain_manner import FRESH, Manner, has_unread
+from .drain_manner import Manner, is_quiet
 
 
 class SocketServer(Manner):
@@ -18,8 +18,7 @@ class SocketServer(Manner):
 
     def close_idle(self, waited: float) -> None:
         for handler in _waiting_handlers():
-            fresh = not getattr(handler, "raw_requestline", b"")
-            if not (fresh and waited < FRESH) and not has_unread(handler.connection.fileno()):
+            if is_quiet(handler.connection.fileno()):
                 handler.connection.shutdown(_socket.SHUT_RD)
 
     def unfinished(self) -> int:

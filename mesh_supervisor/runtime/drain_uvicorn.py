@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Any
 
-from .drain_manner import FRESH, GRACE, Manner, enclosed, has_unread
+from .drain_manner import GRACE, Manner, enclosed, is_quiet
 
 CLOSE = (b"connection", b"close")
 
@@ -48,8 +48,8 @@ class Uvicorn(Manner):
         for connection in list(self._state.connections):
             # Those of WebSockets and HTTP/2 have no such attribute.
             cycle = getattr(connection, "cycle", self)
-            idle = waited > FRESH if cycle is None else getattr(cycle, "response_complete", False)
-            if idle and not _has_unread(connection.transport):
+            idle = cycle is None or getattr(cycle, "response_complete", False)
+            if idle and is_quiet(connection.transport.get_extra_info("socket").fileno()):
                 connection.shutdown()
 
     def unfinished(self) -> int:
@@ -59,11 +59,6 @@ class Uvicorn(Manner):
         limit = getattr(self._config, "timeout_graceful_shutdown", GRACE)
         if limit is None or limit > GRACE:
             self._config.timeout_graceful_shutdown = GRACE
-
-
-def _has_unread(transport: Any) -> bool:
-    sock = transport.get_extra_info("socket")
-    return sock is not None and has_unread(sock.fileno())
 
 
 def leave_at_once(server: Any) -> None:
