@@ -16,7 +16,7 @@ and an edit restarts exactly the agents that it affects."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Run": ("up", "down", "run", "exec"),
-    "Look": ("ps", "logs", "history", "events", "why"),
+    "Look": ("ps", "logs", "history", "events", "why", "doctor"),
     "Act": ("start", "stop", "restart", "reload", "apply", "watch"),
     "Write": ("init", "check", "schema"),
     "More": ("registry", "completion", "version"),
@@ -36,6 +36,7 @@ EXAMPLES = (
     ("meshsup ps -o wide", "everything that is known about each agent"),
     ("meshsup logs -f --since 5m planner", "what planner wrote, and goes on writing"),
     ("meshsup why common/llm.py", "whom an edit of that file would reload"),
+    ("meshsup run planner", "in this terminal: a debugger works"),
     ("meshsup exec planner -- pytest -x", "in planner's interpreter and environment"),
 )
 

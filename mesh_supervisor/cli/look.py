@@ -1,4 +1,4 @@
-"""Verbs that look and change nothing: ps, logs, history, events, why."""
+"""Verbs that look and change nothing: ps, logs, history, events, why, doctor."""
 
 from __future__ import annotations
 
@@ -115,3 +115,16 @@ def why(
 
         talk("nothing runs; this is what mesh.toml says")
         tell(asyncio.run(offline.why(client.place, paths)), as_json)
+
+
+def doctor(ctx: typer.Context, as_json: Json = False) -> None:
+    """Find what is wrong around the mesh, with its cure. Exit code 1 when something is.
+
+    mesh.toml, interpreters, ports, watching, state_dir, limits; of a running mesh also what makes an agent start cold,
+    stop-first or plainly. Changes nothing, and works also when nothing runs.
+    """
+    from mesh_supervisor.cli import doctor as examining
+
+    wrong = examining.examine(place_of(ctx), as_json)
+    if wrong:
+        raise typer.Exit(1)

@@ -52,7 +52,7 @@ def version() -> None:
 
 VERBS: tuple[Callable[..., None], ...] = (
     *(up.up, up.down),
-    *(look.ps, look.logs, look.history, look.events, look.why),
+    *(look.ps, look.logs, look.history, look.events, look.why, look.doctor),
     *(act.start, act.stop, act.restart, act.reload, act.apply),
     *(author.init, author.check, author.schema, author.completion, version),
 )

@@ -68,7 +68,7 @@ def _cells(view: AgentView) -> tuple[str, ...]:
 
 def _all_known(view: AgentView) -> tuple[str, ...]:
     """What `-o wide` says below a row; what the detail says already is not repeated."""
-    said = [f"runs {view.command} in {view.directory}"]
+    said = [f"runs {view.command} in {view.directory}", _how(view)]
     said += [f"python {view.interpreter}" if view.interpreter else ""]
     said += [
         counted(view.inputs, "input") + ("" if view.watched else ", not watched") if view.kind != "registry" else ""
@@ -76,8 +76,15 @@ def _all_known(view: AgentView) -> tuple[str, ...]:
     said += [f"failure: {view.failure}" if view.failure and view.failure not in view.detail else ""]
     said += [f"reload rejected: {view.rejection}" if view.rejection and view.rejection not in view.detail else ""]
     said += [f"retries in {view.retry_in:.1f} s" if view.retry_in is not None and "next try" not in view.detail else ""]
+    said += [limit.sentence() for limit in view.limits]
     said += [f"warning: {warning}" for warning in view.warnings]
     return tuple(one_line(text) for text in said if text)
+
+
+def _how(view: AgentView) -> str:
+    """``order start-first · start warm fork · runtime yes``"""
+    known = (("order", view.order), ("start", view.start), ("runtime", view.runtime))
+    return " · ".join(f"{word} {said}" for word, said in known if said)
 
 
 def _fits(rows: Sequence[Row], columns: int) -> bool:

@@ -1,7 +1,7 @@
 """What travels over the control socket, as frozen values; JSON on the wire, ``--json`` on the command line.
 
 The shapes are stable and documented in docs/json.md: fields are only added. Times of day are ISO 8601 in UTC,
-durations are seconds, sizes bytes. No import of ours but errors, and nothing heavy: ``ps`` answers in < 150 ms.
+durations are seconds, sizes bytes. No import of ours but limits, and nothing heavy: ``ps`` answers in < 150 ms.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from mesh_supervisor.limits import Limitation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,17 @@ class AgentView:
     inputs: int  # how many files are its inputs
     warnings: tuple[str, ...]
     wanted: bool
+    order: str = ""  # start-first, stop-first; "" not known yet
+    start: str = ""  # how its newest instance was started: warm fork, warm spare, cold
+    runtime: str = ""  # yes, plain
+    limits: tuple[Limitation, ...] = ()
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> AgentView:
+        known: dict[str, Any] = {key: row[key] for key in cls.__dataclass_fields__ if key in row}
+        known["warnings"] = tuple(row.get("warnings", ()))
+        known["limits"] = tuple(Limitation(one["what"], one["why"], one["cure"]) for one in row.get("limits", ()))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +77,7 @@ class Snapshot:
     def from_json(cls, body: Mapping[str, Any]) -> Snapshot:
         """Fields of a newer supervisor are ignored, so that an older command line can still read it."""
         known = {key: body[key] for key in cls.__dataclass_fields__ if key in body}
-        known["agents"] = tuple(
-            AgentView(
-                **{
-                    **{key: row[key] for key in AgentView.__dataclass_fields__ if key in row},
-                    "warnings": tuple(row.get("warnings", ())),
-                }
-            )
-            for row in body["agents"]
-        )
+        known["agents"] = tuple(map(AgentView.from_json, body["agents"]))
         known["warnings"] = tuple(body.get("warnings", ()))
         return cls(**known)
 

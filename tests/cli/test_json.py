@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from mesh_supervisor.control.messages import AgentView, Outcome, Snapshot
+from mesh_supervisor.diagnosis import Finding
 from mesh_supervisor.events import Event, Reload
 from mesh_supervisor.host.lines import Line
+from mesh_supervisor.limits import Limitation
 
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 
@@ -38,6 +40,8 @@ def names(shape: Any) -> list[str]:
         (lambda: example("events"), names(Event)),
         (lambda: example("logs"), [name for name in names(Line) if name != "styled"]),
         (lambda: example("start")["outcomes"][0], names(Outcome)),
+        (lambda: example("doctor")["findings"][0], names(Finding)),
+        (lambda: example("ps")["agents"][0]["limits"][0], names(Limitation)),
     ],
 )
 def test_every_field_is_documented(shown: Any, expected: list[str]) -> None:

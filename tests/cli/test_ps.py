@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from mesh_supervisor.cli import rows
+from mesh_supervisor.limits import Limitation
 from tests.cli.conftest import Command
 from tests.cli.test_command import in_terminal
 from tests.control.fake import VIEW, FakeMesh, snapshot
@@ -73,6 +74,24 @@ def test_wide_says_all_that_is_known(mesh: FakeMesh, meshsup: Command) -> None:
         "      warning: no known inputs\n",
     ):
         assert told in out
+
+
+def test_wide_says_how_it_was_started_and_what_it_cannot_have(mesh: FakeMesh, meshsup: Command) -> None:
+    limits = (Limitation("warm", "polars starts threads", 'warm = "spare"'), Limitation("trace", "it is muted"))
+    view = replace(VIEW, order="start-first", start="cold", runtime="yes", limits=limits)
+    mesh.now = snapshot(mesh.place, view, replace(VIEW, name="writer"))
+    out = meshsup("ps", "-o", "wide").out
+    assert "      order start-first · start cold · runtime yes\n" in out
+    assert '      starts cold: polars starts threads (warm = "spare")\n' in out
+    assert "      inputs by import only: it is muted\n" in out
+    assert out.count(" · ") == 2, "nothing is said of what is not known"
+    assert "polars" not in meshsup("ps").out
+    assert json.loads(meshsup("ps", "--json").out)["agents"][0]["limits"][1]["why"] == "it is muted"
+
+
+def test_what_is_held_says_by_whom(mesh: FakeMesh, meshsup: Command) -> None:
+    mesh.now = snapshot(mesh.place, replace(VIEW, state="held", detail="run, pid 4242"))
+    assert "held (run, pid 4242)" in meshsup("ps").out
 
 
 def test_json_is_the_snapshot(mesh: FakeMesh, meshsup: Command) -> None:
