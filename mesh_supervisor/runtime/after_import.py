@@ -6,9 +6,8 @@ Nothing is imported for it: a program that never uses asyncio never pays for asy
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+
+from .hints import Any, Callable, ModuleType
 
 _wanted: dict[str, list[Callable[[ModuleType], None]]] = {}
 

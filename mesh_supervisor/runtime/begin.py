@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from . import wire
+from .hints import Any, Callable
 from .link import Link, Message
 from .program import Program
 

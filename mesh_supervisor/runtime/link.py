@@ -10,10 +10,9 @@ from __future__ import annotations
 import _socket
 import _thread
 import os
-from collections.abc import Callable
-from typing import Any
 
 from . import wire
+from .hints import Any, Callable
 
 Message = dict[str, Any]
 Handler = Callable[[Message, list[int]], None]
@@ -47,7 +46,7 @@ class Link:
     def on(self, kind: str, handler: Handler) -> None:
         self._handlers[kind] = handler
 
-    def tell(self, kind: str, descriptors: tuple[int, ...] = (), **fields: object) -> None:
+    def tell(self, kind: str, descriptors: tuple[int, ...] = (), /, **fields: object) -> None:
         """Descriptors are duplicated at once where they must wait: the caller may close its own afterwards."""
         if self._mute or os.getpid() != self._owner:
             return

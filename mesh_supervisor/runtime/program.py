@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from types import TracebackType
-from typing import Any, NoReturn
+
+from .hints import Any, NoReturn, TracebackType
 
 _display = sys.__excepthook__
 

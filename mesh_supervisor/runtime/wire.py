@@ -8,10 +8,11 @@ together.
 from __future__ import annotations
 
 import _socket
-import json
 import os
-from array import array
-from typing import Any
+import sys
+from _json import encode_basestring_ascii, make_encoder, make_scanner
+
+from .hints import Any, NoReturn
 
 LARGEST = 128 * 1024
 """Bytes of one packet. The kernel takes up to SO_SNDBUF (208 KiB by default) less its own overhead."""
@@ -19,7 +20,8 @@ LARGEST = 128 * 1024
 MOST_DESCRIPTORS = 64
 """With one packet. The kernel allows 253."""
 
-_SIZE = array("i").itemsize
+_SIZE = 4
+"""Bytes of a descriptor beside a packet: an int of C."""
 
 
 class Garbled(ValueError):
@@ -27,8 +29,8 @@ class Garbled(ValueError):
 
 
 def pack(kind: str, fields: dict[str, object]) -> bytes:
-    """Raises ValueError if it does not fit into a packet."""
-    packet = json.dumps({"is": kind, **fields}, ensure_ascii=True, separators=(",", ":")).encode()
+    """Raises ValueError if it does not fit into a packet, TypeError for what JSON has not."""
+    packet = _written({"is": kind, **fields}).encode()
     if len(packet) > LARGEST:
         raise ValueError(f"{kind}: {len(packet)} bytes do not fit into a packet")
     return packet
@@ -36,7 +38,8 @@ def pack(kind: str, fields: dict[str, object]) -> bytes:
 
 def send(sock: _socket.socket, packet: bytes, descriptors: tuple[int, ...] = (), *, wait: bool = True) -> None:
     """Raises OSError; BlockingIOError when there is no room and ``wait`` is False."""
-    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    numbers = b"".join(fd.to_bytes(_SIZE, sys.byteorder) for fd in descriptors)
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)] if descriptors else []
     flags = _socket.MSG_NOSIGNAL | (0 if wait else _socket.MSG_DONTWAIT)
     sock.sendmsg([packet], ancillary, flags)
 
@@ -51,13 +54,12 @@ def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, Any],
     descriptors: list[int] = []
     for level, kind, found in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            numbers = array("i")
-            numbers.frombytes(found[: len(found) - len(found) % _SIZE])
-            descriptors.extend(numbers)
+            whole = range(0, len(found) - len(found) % _SIZE, _SIZE)
+            descriptors.extend(int.from_bytes(found[at : at + _SIZE], sys.byteorder) for at in whole)
     if not packet and not descriptors:
         return None
     try:
-        message = json.loads(packet)
+        message = _read(packet.decode())
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("is"), str):
@@ -65,3 +67,37 @@ def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, Any],
             os.close(fd)
         raise Garbled(f"not a packet: {packet[:80]!r}")
     return message, descriptors
+
+
+# ---- JSON: what the module ``json`` uses itself --------------------------------------------------------------------
+# To import that one costs an agent 5 ms (it loads ``re``), and a program's folder may have a json.py of its own.
+
+
+class _Manner:
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+
+
+_scan = make_scanner(_Manner)  # type: ignore[arg-type]  # typeshed has it otherwise
+
+
+def _read(text: str) -> Any:
+    """Raises ValueError, RecursionError."""
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        end = -1
+    if end != len(text):
+        raise ValueError("not JSON")
+    return value
+
+
+def _written(value: object) -> str:
+    """Raises TypeError, ValueError."""
+    encode = make_encoder({}, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
+    return "".join(encode(value, 0))
+
+
+def _refuse(value: object) -> NoReturn:
+    raise TypeError(f"{type(value).__name__} is not for JSON")
