@@ -13,9 +13,9 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from . import streams, title
+from .hints import Any
 
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
@@ -67,9 +67,14 @@ def settle(order: Order, forked_by: int | None) -> None:
     _carry(order.tag)
     if forked_by is not None:
         _wait_for_parent(order.parent, forked_by)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-        if os.getppid() != order.parent:
-            os._exit(127)
+        die_with(order.parent)
+
+
+def die_with(parent: int) -> None:
+    """Ask for SIGKILL at the parent's death, then look whether it is alive: it may have died just before."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(127)
 
 
 def _carry(tag: int) -> None:

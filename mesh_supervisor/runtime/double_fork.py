@@ -5,7 +5,8 @@ subreaper, is the next one up.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+
+from .hints import Callable
 
 _LONGEST_SAYING = 500
 
@@ -23,8 +24,9 @@ def double_fork(settle: Callable[[int], None]) -> tuple[int, str]:
         raise
     if middle == 0:
         os.close(reading)
+        first = os.getpid()
         if _is_grandchild(writing):
-            _report(writing, settle)
+            _report(writing, lambda: settle(first))
             return 0, ""
         os._exit(0)
     os.close(writing)
@@ -41,10 +43,9 @@ def _is_grandchild(writing: int) -> bool:
         os._exit(0)
 
 
-def _report(writing: int, settle: Callable[[int], None]) -> None:
-    middle = os.getppid()
+def _report(writing: int, settle: Callable[[], None]) -> None:
     try:
-        settle(middle)
+        settle()
         said = f"{os.getpid()} "
     except BaseException as error:  # noqa: BLE001 - a copy of the template must not go on as one
         said = f"-1 {getattr(error, 'strerror', None) or error}"

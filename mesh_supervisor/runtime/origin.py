@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+
 from types import ModuleType
-from typing import Any
+
+from .hints import Any
 
 THIRD, STANDARD, PROJECT, SHARED, UNKNOWN = "third-party", "standard", "project", "shared", "unknown"
 """SHARED: a namespace package with portions inside and outside of site-packages. UNKNOWN: made by a program while it

@@ -11,7 +11,8 @@ from . import streams
 from .admission import NEVER_FORKED, Condition, try_fork
 from .become import Imported
 from .installed import Installed
-from .origin import PROJECT, SHARED, Origins, site_folders
+from .lookups import Lookups
+from .origin import PROJECT, SHARED, THIRD, Origins, loaded, site_folders
 
 _LONGEST_REASON = 200
 
@@ -31,6 +32,7 @@ class Preload:
         """Those that were not there yet when their turn came, in order."""
         self.failed: dict[str, str] = {}
         self.strangers: list[str] = []
+        self.lookups = Lookups()
         self.leave_out: list[str] = []
         """Names of ``needed`` because of which the process must not fork, as far as one can say."""
 
@@ -58,6 +60,12 @@ class Preload:
         if bad:
             self.leave_out.append(name)
 
+    def bring_all(self, names: Iterable[str]) -> None:
+        self.lookups.begin()
+        for name in names:
+            self.bring(name)
+        self.lookups.end()
+
     def settle(self) -> Imported:
         """After the last import: nothing is left to be said or collected by each copy."""
         streams.flush()
@@ -66,12 +74,16 @@ class Preload:
         gc.freeze()
         return Imported(self._given, self._environ)
 
-    def why_not_fork(self) -> str:
+    def loaded_tops(self) -> set[str]:
+        """The third-party top-level modules that are there."""
+        return {name for name, module in loaded() if "." not in name and self._origins.of(name, module) == THIRD}
+
+    def why_not_fork(self, received: Iterable[int] = ()) -> str:
         """Tries it. "" if nothing stands against it."""
         banned = [name for name in NEVER_FORKED if name in sys.modules]
         if banned:
             return f"{banned[0]} is loaded, which does not survive a fork"
-        return self.why_not_now(tried=False) or try_fork() or self.why_not_now()
+        return self.why_not_now(received, tried=False) or try_fork() or self.why_not_now(received)
 
     def why_not_now(self, received: Iterable[int] = (), *, tried: bool = True) -> str:
         """What would be wrong with a fork at this moment. ``received``: descriptors for the instance; ``tried``: there

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+
+from .hints import Any
 
 
 def renew(unbuffered: bool) -> None:

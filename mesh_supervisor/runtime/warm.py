@@ -18,10 +18,12 @@ Guest → host, while warming:
 ``warmed``  {"ms": float, "failed": {module: why}, "fork": bool, "why": str, "needed": [names]}. ``failed``: left out,
             nothing is wrong with the rest. ``fork`` false where no trial was asked for. ``needed``: those of
             ``modules`` that were not there yet when their turn came: enough to ask for next time, a tenth as many.
-``refused`` {"why": str, "spare": bool, "leave_out": [names], "ms", "failed", "needed"}. It must not fork. ``spare``: it
-            may become an instance (true unless what was imported brought in project code). ``leave_out``: the names in
-            ``modules`` that made it so, as far as that is known: a new one without them may do. After ``spare`` false
-            the process ends by itself. Also said later, when a template is found to have threads at a fork.
+            Also {"names", "added", "dotenv"} as in learn.py: what was asked of the environment here.
+``refused`` {"why": str, "spare": bool, "leave_out": [names]} and all that ``warmed`` has. It must not fork.
+            ``spare``: it may become an instance (true unless what was imported brought in project code). ``leave_out``:
+            the names in ``modules`` that made it so, as far as that is known: a new one without them may do. After
+            ``spare`` false the process ends by itself. Also said later (without the rest), when a template is found to
+            have threads.
 
 Guest → host, for each ``start``:
 
@@ -101,8 +103,7 @@ class _Warm:
     def __init__(self, link: Link, preload: Preload, modules: list[str], trial: bool) -> None:
         self._link, self._preload = link, preload
         began = time.monotonic()
-        for name in modules:
-            preload.bring(name)
+        preload.bring_all(modules)
         self._imported = preload.settle()
         why = preload.why_not_fork() if trial else "it was not to be tried"
         self._forks = trial and not why
@@ -112,7 +113,7 @@ class _Warm:
     def _tell(self, trial: bool, why: str, ms: float) -> None:
         preload = self._preload
         failed = dict([*preload.failed.items()][:_MOST_FAILED])
-        fields: dict[str, object] = {"ms": ms, "failed": failed, "needed": preload.needed}
+        fields: dict[str, object] = {"ms": ms, "failed": failed, "needed": preload.needed, **preload.lookups.found()}
         if preload.strangers:
             why = f"what it has imported brings in project code: {preload.strangers[0]}"
             fields["leave_out"] = preload.leave_out
@@ -156,7 +157,8 @@ class _Warm:
             return ""
         folder = order.directory
         if order.kind == "script":
-            folder = os.path.dirname(os.path.realpath(os.path.join(folder, order.name)))
+            path = os.path.join(folder, order.name)
+            folder = path if os.path.isdir(path) else os.path.dirname(os.path.realpath(path))
         try:
             entries = os.listdir(folder)
         except OSError:
@@ -205,7 +207,7 @@ class _Warm:
     def _refuse(self, start: Message, why: str) -> None:
         if self._forks:
             self._forks = False
-            self._link.tell("refused", why=why, spare=True, leave_out=[], ms=0, failed={}, needed=[])
+            self._link.tell("refused", why=why, spare=True, leave_out=[])
         self._decline(start, why)
 
 
