@@ -13,12 +13,11 @@ from __future__ import annotations
 import _thread
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 from . import serving
 from .drain_manner import Manner
 from .drain_sockets import Accepted, Address, address_of, is_held_by_children, is_listener, quieten
+from .hints import Any, Callable
 from .link import Link
 
 SHORTEST, LONGEST = 0.002, 0.05

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from .drain_manner import GRACE, Manner, is_quiet
+from .hints import Any
 
 
 def manner_of(factory: Any) -> Manner | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import _socket
 from types import FunctionType
-from typing import Any
+
+from .hints import Any
 
 QUIET = 0.25
 """Seconds without a byte after which a connection without a request under way is closed, where idle ones are."""

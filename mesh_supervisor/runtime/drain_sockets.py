@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 import stat
-from collections.abc import Iterator
-from typing import Any
+
+from .hints import Any, Iterator
 
 Address = Any
 """As getsockname() gives it."""
@@ -59,6 +58,8 @@ def _epolls() -> Iterator[int]:
 
 
 def _forget(epoll: int, fd: int) -> None:
+    import select  # whoever has an epoll has it already
+
     try:
         # A duplicate: the object closes what it is made of.
         watching = select.epoll.fromfd(os.dup(epoll))

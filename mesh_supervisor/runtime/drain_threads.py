@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import _socket
 import sys
-from typing import Any
 
 from .drain_manner import Manner, is_quiet
+from .hints import Any
 
 
 class SocketServer(Manner):

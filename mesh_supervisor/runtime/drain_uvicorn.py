@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Any
 
 from .drain_manner import GRACE, Manner, enclosed, is_quiet
+from .hints import Any
 
 CLOSE = (b"connection", b"close")
 
