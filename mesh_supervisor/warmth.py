@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
+from signal import SIGABRT, SIGBUS, SIGILL, SIGSEGV
 from typing import Literal
 
 Choice = Literal["auto", "fork", "spare", False]
@@ -41,8 +43,12 @@ TEMPLATES = 6
 FIRST_GUESS = 5.0
 """Seconds that a cold start is taken to need while nobody has seen one."""
 
-CRASHES = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL")
+CRASHES = frozenset({SIGABRT, SIGSEGV, SIGBUS, SIGILL})
 """By which a process dies that must not have been forked."""
+
+
+Kind = tuple[str, tuple[str, ...], frozenset[str]]
+"""(interpreter, its flags, the packages that were loaded)"""
 
 
 class Way(StrEnum):
@@ -73,7 +79,12 @@ class Learnt:
 
     @property
     def packages(self) -> frozenset[str]:
-        return frozenset(map(top, self.modules))
+        return _packages(self.modules)
+
+    @property
+    def kind(self) -> Kind:
+        """Agents of one kind may share."""
+        return self.python, self.flags, self.packages
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +111,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What has been found out about one environment. ``verdicts``: of packages that were tried alone. ``marked``: key
-    of a template → why it forks no more. ``dotenv``: .env file → a digest of what is in it now."""
+    """What has been found out about one environment. ``verdicts``: of packages that were tried alone. ``marked``: agent
+    and template (`mark_of`), or the template's key alone → why that is forked no more. ``dotenv``: .env file → a digest
+    of what is in it now."""
 
     verdicts: Mapping[str, Verdict]
     marked: Mapping[str, str]
@@ -118,10 +130,11 @@ class Base:
     names: frozenset[str]
     dotenv: frozenset[str]
 
-    def key(self, environ: Mapping[str, str], dotenv: Mapping[str, str]) -> str:
+    def key(self, wanted: Wanted, dotenv: Mapping[str, str]) -> str:
         """A digest: it is kept on disk, and values may be secret."""
         files = [(path, dotenv.get(path, "")) for path in sorted(self.dotenv)]
-        parts = (self.python, self.flags, sorted(self.packages), values(environ, self.names), files)
+        folder = wanted.directory if _depends_on_folder(wanted.environ) else ""
+        parts = (self.python, self.flags, sorted(self.packages), values(wanted.environ, self.names), files, folder)
         return sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -149,21 +162,61 @@ def top(module: str) -> str:
     return module.partition(".")[0]
 
 
+@lru_cache(maxsize=1024)
+def _packages(modules: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(top, modules))
+
+
+# ---- what agents have in common --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Of agents of one kind: the modules that all of them had, and what any of their imports looked at."""
+
+    modules: tuple[str, ...]
+    standard: tuple[str, ...]
+    names: frozenset[str]
+    dotenv: frozenset[str]
+
+
+def pools(learnt: Iterable[Learnt]) -> dict[Kind, Pool]:
+    found: dict[Kind, Pool] = {}
+    for one in learnt:
+        pool = found.get(one.kind)
+        if pool is None:
+            found[one.kind] = Pool(one.modules, one.standard, one.names, one.dotenv)
+        else:
+            found[one.kind] = _joined(pool, one)
+    return found
+
+
+def _joined(pool: Pool, one: Learnt) -> Pool:
+    modules, standard = frozenset(one.modules), frozenset(one.standard)
+    return Pool(
+        tuple(name for name in pool.modules if name in modules),
+        tuple(name for name in pool.standard if name in standard),
+        pool.names | one.names,
+        pool.dotenv | one.dotenv,
+    )
+
+
 # ---- one agent -------------------------------------------------------------------------------------------------------
 
 
-def decide(wanted: Wanted, learnt: Mapping[str, Learnt], known: Known) -> Decision:
-    """``learnt``: of all agents of the mesh, by name."""
-    mine = learnt.get(wanted.agent)
+def decide(wanted: Wanted, mine: Learnt | None, shared: Mapping[Kind, Pool], known: Known) -> Decision:
+    """``shared``: `pools` of all agents of the mesh, this one among them."""
     obstacle = _obstacle(wanted, mine)
     if mine is None or obstacle is not None:
         return obstacle or Decision()
     verdicts = {name: verdict for name in sorted(mine.packages) if (verdict := known.verdicts.get(name))}
     refused = {name: verdict.why for name, verdict in verdicts.items() if verdict.way != "fork"}
-    skipped = {name for name, verdict in verdicts.items() if verdict.way == "skip"}
-    forked = recipe(wanted, mine, learnt, known, frozenset(refused))
-    whole = _for_it_alone(recipe(wanted, mine, learnt, known, skipped), mine)
-    return _chosen(wanted.choice, whole, forked, refused, known.marked.get(forked.key, ""))
+    skipped = frozenset(name for name, verdict in verdicts.items() if verdict.way == "skip")
+    pool = shared[mine.kind]
+    forked = recipe(wanted, mine, pool, known, frozenset(refused))
+    # A spare is for this agent alone: it has all that this one had.
+    whole = recipe(wanted, mine, replace(pool, modules=mine.modules, standard=mine.standard), known, skipped)
+    return _chosen(wanted.choice, whole, forked, refused, _marked(wanted.agent, forked.key, known))
 
 
 def _obstacle(wanted: Wanted, mine: Learnt | None) -> Decision | None:
@@ -177,6 +230,15 @@ def _obstacle(wanted: Wanted, mine: Learnt | None) -> Decision | None:
     if dropped:
         return Decision(reason=f"it does not import {dropped[0]} any more: what it imports is learnt anew")
     return None
+
+
+def mark_of(agent: str, key: str) -> str:
+    """A crash may be the agent's own fault: it says nothing about the others that share the template."""
+    return f"{agent} {key}"
+
+
+def _marked(agent: str, key: str, known: Known) -> str:
+    return known.marked.get(key) or known.marked.get(mark_of(agent, key), "")
 
 
 def _chosen(choice: Choice, whole: Recipe, forked: Recipe, refused: Mapping[str, str], marked: str) -> Decision:
@@ -200,40 +262,25 @@ def _cure(refused: Mapping[str, str]) -> str:
     return f"a spare is kept for the {SPARES} agents edited last; without {next(iter(refused))} it could be forked"
 
 
-def recipe(
-    wanted: Wanted, mine: Learnt, learnt: Mapping[str, Learnt], known: Known, without: Collection[str] = ()
-) -> Recipe:
-    """Of what this agent may share with those that had loaded the same packages."""
-    alike = [other for other in learnt.values() if _alike(other, mine)]
-    common = frozenset(mine.modules).intersection(*(other.modules for other in alike))
-    standard = frozenset(mine.standard).intersection(*(other.standard for other in alike))
-    base = Base(
-        mine.python,
-        mine.flags,
-        mine.packages.difference(without),
-        mine.names.union(*(other.names for other in alike)),
-        mine.dotenv.union(*(other.dotenv for other in alike)),
-    )
-    modules = (
-        *(name for name in mine.standard if name in standard),
-        *(name for name in mine.modules if name in common and top(name) in base.packages),
-    )
-    return Recipe(base.key(wanted.environ, known.dotenv), base, modules)
+def recipe(wanted: Wanted, mine: Learnt, pool: Pool, known: Known, without: frozenset[str]) -> Recipe:
+    base = Base(mine.python, mine.flags, mine.packages - without, pool.names, pool.dotenv)
+    modules = (*pool.standard, *_without(pool.modules, without))
+    return Recipe(base.key(wanted, known.dotenv), base, modules)
 
 
-def _for_it_alone(recipe: Recipe, mine: Learnt) -> Recipe:
-    """A spare has all that its one agent had."""
-    modules = (*mine.standard, *(name for name in mine.modules if top(name) in recipe.base.packages))
-    return replace(recipe, modules=modules)
-
-
-def _alike(one: Learnt, other: Learnt) -> bool:
-    return (one.python, one.flags, one.packages) == (other.python, other.flags, other.packages)
+@lru_cache(maxsize=256)
+def _without(modules: tuple[str, ...], packages: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in modules if top(name) not in packages)
 
 
 def values(environ: Mapping[str, str], names: Collection[str]) -> tuple[tuple[str, str], ...]:
     """What imports see of an environment."""
     return tuple(sorted((name, value) for name, value in environ.items() if name in names or name.startswith(PREFIXES)))
+
+
+def _depends_on_folder(environ: Mapping[str, str]) -> bool:
+    path = environ.get("PYTHONPATH")
+    return bool(path) and not all(entry.startswith("/") for entry in str(path).split(":"))
 
 
 def serves(made: Recipe, needed: Recipe) -> bool:
@@ -246,7 +293,7 @@ def fits(made: Recipe, needed: Recipe, wanted: Wanted, known: Known) -> bool:
     mine = needed.base
     if (made.base.python, made.base.flags) != (mine.python, mine.flags) or not made.base.packages <= mine.packages:
         return False
-    return made.key == made.base.key(wanted.environ, known.dotenv)
+    return made.key == made.base.key(wanted, known.dotenv)
 
 
 def best(made: Mapping[str, Recipe], needed: Recipe, wanted: Wanted, known: Known) -> str | None:
@@ -335,15 +382,29 @@ def is_module(name: object) -> bool:
     return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
-def blamed(leave_out: Iterable[str], why: str) -> dict[str, Verdict]:
-    """Package → verdict, from the names that a template says must not be in it."""
-    return {top(name): Verdict("spare", why) for name in leave_out if is_module(name)}
+def learn_names(
+    made: Recipe, learnt: Mapping[str, Learnt], names: Collection[str], dotenv: Collection[str]
+) -> dict[str, Learnt]:
+    """The agents of its kind that have to learn what the imports of a warm process looked at."""
+    base = made.base
+    if base.names.issuperset(names) and base.dotenv.issuperset(dotenv):
+        return {}
+    return {
+        agent: replace(one, names=one.names.union(names), dotenv=one.dotenv.union(dotenv))
+        for agent, one in learnt.items()
+        if (one.python, one.flags) == (base.python, base.flags) and base.packages <= one.packages
+    }
 
 
-def to_judge(modules: Iterable[str], known: Known) -> tuple[str, ...]:
-    """Names of which each is to be imported alone: packages without a verdict; of a namespace, what is in it."""
+def blamed(leave_out: Iterable[str], why: str, *, spare: bool) -> dict[str, Verdict]:
+    """Package → verdict, from the names that a template says must not be in it. ``spare``: in one they may be."""
+    return {top(name): Verdict("spare" if spare else "skip", why) for name in leave_out if is_module(name)}
+
+
+def to_judge(modules: Iterable[str]) -> tuple[str, ...]:
+    """Names of which each is to be imported alone: the packages; of a namespace, what is in it."""
     names = dict.fromkeys(modules)
-    return tuple(name for name in names if top(name) not in known.verdicts and not _has_parent(name, names))
+    return tuple(name for name in names if not _has_parent(name, names))
 
 
 def _has_parent(name: str, names: Collection[str]) -> bool:

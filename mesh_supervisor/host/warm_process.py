@@ -85,7 +85,8 @@ class WarmProcess:
     ``modules`` are imported in this order; ``forks``: a template, which first tries whether it may fork (W1).
     ``state``: "warming", then "warm", or "refused" (it may still become an instance), at the end "over" or, for a spare
     that was used, "given". ``why``: the reason of these. ``blamed``: the modules that made it refuse, if known;
-    ``stale``: what is installed now is not what it has imported.
+    ``stale``: what is installed now is not what it has imported. ``names``, ``dotenv``: what its imports looked at.
+    ``milliseconds`` that they took, None if they did not come to an end.
     """
 
     def __init__(
@@ -97,13 +98,17 @@ class WarmProcess:
         *,
         forks: bool,
         line: Callable[[Line], None],
+        changed: Callable[[], None] = lambda: None,
         priority: Priority = Priority.NORMAL,
         guest: Path = GUEST,
     ) -> None:
-        """``program``: the interpreter with its flags; its environment and directory are those of the imports."""
-        self.mark, self.modules = mark, modules
+        """``program``: the interpreter with its flags; its environment and directory are those of the imports.
+        ``changed`` is called when it is warm, refuses, or has ended."""
+        self.mark, self.modules, self._changed = mark, modules, changed
         self.state, self.why = "warming", ""
         self.blamed: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
+        self.dotenv: tuple[str, ...] = ()
         self.stale = False
         self._loop = asyncio.get_running_loop()
         self._settled = asyncio.Event()
@@ -281,6 +286,7 @@ class WarmProcess:
         self._capture.close()
         self._channel.close()
         self._fail_all()
+        self._changed()
 
     async def _gone(self) -> None:
         await asyncio.wait({self._watcher})
@@ -310,24 +316,29 @@ class WarmProcess:
             os.close(fd)
         match packet["is"]:
             case "warmed" if self.state == "warming":
-                spent = packet.get("ms")
-                self.milliseconds = float(spent) if isinstance(spent, int | float) else None
                 self.state = "warm"
-                self._settle()
+                self._imported(packet)
             case "refused" if self.state in {"warming", "warm"}:
-                self._refused(packet)
+                self.state, self.why = "refused", _text(packet.get("why")) or "it must not fork"
+                self.blamed = tuple(filter(is_module, _texts(packet.get("leave_out"))))
+                self._imported(packet)
+                if packet.get("spare") is False:
+                    self.milliseconds = None
+                    self._condemn(self.why)
             case "forked" | "unforked":
                 self._answered(packet)
             case "judged":
                 self._judged.put_nowait(packet)
 
-    def _refused(self, packet: Packet) -> None:
-        self.state, self.why = "refused", _text(packet.get("why")) or "it must not fork"
-        names = packet.get("leave_out")
-        self.blamed = tuple(name for name in names if is_module(name)) if isinstance(names, list) else ()
-        self._settle()
-        if packet.get("spare") is False:
-            self._condemn(self.why)
+    def _imported(self, packet: Packet) -> None:
+        spent = packet.get("ms")
+        if isinstance(spent, int | float):
+            self.milliseconds = float(spent)
+        self.names = (*self.names, *_texts(packet.get("names")))
+        self.dotenv = (*self.dotenv, *_texts(packet.get("dotenv")))
+        self._limit.cancel()
+        self._settled.set()
+        self._changed()
 
     def _answered(self, packet: Packet) -> None:
         self.stale = self.stale or packet.get("stale") is True
@@ -335,10 +346,6 @@ class WarmProcess:
         answer = self._answers.get(number) if isinstance(number, int) else None
         if answer is not None and not answer.done():
             answer.set_result(packet)
-
-    def _settle(self) -> None:
-        self._limit.cancel()
-        self._settled.set()
 
     def _over(self, why: str) -> None:
         """The channel's end. A process without one is of no use; a spare that was given away has closed it itself."""
@@ -395,6 +402,10 @@ def _source(stdin: int | None) -> Iterator[int]:
 
 def _table(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _text(value: object) -> str:

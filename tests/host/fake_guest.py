@@ -10,9 +10,12 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from types import ModuleType
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "mesh_supervisor" / "runtime"))
-import wire  # type: ignore[import-not-found]
+package = ModuleType("_meshsup")
+package.__path__ = [str(Path(__file__).parents[2] / "mesh_supervisor" / "runtime")]
+sys.modules["_meshsup"] = package
+from _meshsup import wire  # type: ignore[import-not-found]  # noqa: E402
 
 
 def main(fd: int) -> None:
