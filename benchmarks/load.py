@@ -17,15 +17,17 @@ import gc
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 FRESH, KEPT = "fresh", "keep-alive"
 POOL = 10
@@ -85,6 +87,8 @@ class Load:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=self._file, env=environ, cwd=Path(__file__).parents[1]
         )
+        self._said = Path(self._file.name).open("rb")  # noqa: SIM115  # closed in __exit__
+        self._requests: list[Request] = []
 
     def __enter__(self) -> Load:
         return self
@@ -96,12 +100,15 @@ class Load:
         self._process.wait()
         if self._process.stdin:
             self._process.stdin.close()
+        self._said.close()
         self._file.close()
 
     def so_far(self) -> list[Request]:
         """The requests that have ended by now, in the order of their ends."""
-        lines = Path(self._file.name).read_text().splitlines(keepends=True)
-        return [Request(**json.loads(line)) for line in lines if line.endswith("\n")]
+        while (line := self._said.readline()).endswith(b"\n"):
+            self._requests.append(Request(**json.loads(line)))
+        self._said.seek(-len(line), os.SEEK_CUR)  # half a line: later
+        return list(self._requests)
 
     def stop(self) -> list[Request]:
         """No further request; all of them, by the time at which they were due. CalledProcessError if it broke."""
@@ -264,36 +271,37 @@ def question(method: str, path: str, body: bytes, kind: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def fire(client: Client, rate: float, kinds: Sequence[str], ended: asyncio.Event) -> None:
-    """A request every ``1 / rate`` seconds, of each kind in turn, until ``ended``; then the last answers.
+Asking = Callable[[str, float], Coroutine[Any, Any, None]]
+"""Makes one request of this kind, due at that time, and tells what became of it."""
+
+
+async def fire(ask: Asking, rate: float, kinds: Sequence[str], *, pool: int = POOL) -> None:
+    """A request every ``1 / rate`` seconds, of each kind in turn, until stdin ends; then the last answers.
 
     The pool is filled first, so that there is one at the first reload too."""
-    turns = itertools.cycle(kinds)
+    ended, turns = asyncio.Event(), itertools.cycle(kinds)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: Ending(ended), sys.stdin)
     asked: set[asyncio.Task[None]] = set()
 
-    def ask(kind: str, at: float) -> None:
-        task = asyncio.create_task(client.ask(kind, at))
+    def begin(kind: str, at: float) -> None:
+        task = asyncio.create_task(ask(kind, at))
         asked.add(task)
         task.add_done_callback(asked.discard)
 
     due = time.monotonic() + 0.2
-    for _ in range(POOL if KEPT in kinds else 0):
-        ask(KEPT, due)
+    for _ in range(pool if KEPT in kinds else 0):
+        begin(KEPT, due)
     while not ended.is_set():
         due += 1 / rate
         await asyncio.sleep(due - time.monotonic())
-        ask(next(turns), due)
+        begin(next(turns), due)
     await asyncio.gather(*asked)
 
 
 async def run(options: argparse.Namespace) -> None:
     method, body = ("GET", b"") if options.body is None else ("POST", options.body.encode())
     questions = {kind: question(method, options.path, body, kind) for kind in options.kinds}
-    client = Client(options.port, questions, options.expect, print_line)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: Ending(ended), sys.stdin)
-    await fire(client, options.rate, options.kinds, ended)
+    await fire(Client(options.port, questions, options.expect, print_line).ask, options.rate, options.kinds)
 
 
 class Ending(asyncio.Protocol):

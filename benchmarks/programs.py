@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,20 +45,73 @@ def answer():
     return f"{{WORD}} {{os.getpid()}}"
 
 
-uvicorn.run(app, host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning")
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning")
 """
 
-SOURCES = {"stdlib": STDLIB, "FastAPI": FASTAPI}
+MCP = """
+import os
+
+from mcp.server import MCPServer
+from starlette.responses import PlainTextResponse
+
+WORD = {word!r}
+app = MCPServer("bench", log_level="WARNING")
+
+
+@app.tool()
+def word() -> str:
+    return f"{{WORD}} {{os.getpid()}}"
+
+
+@app.custom_route("/", methods=["GET"])
+async def answer(request):
+    return PlainTextResponse(word())
+
+
+app.run("streamable-http", host="127.0.0.1", port=int(os.environ["PORT"]), stateless_http=True, json_response=True)
+"""
+
+
+def importing(*statements: str) -> str:
+    """The FastAPI agent with these imports before its own."""
+    return "\n".join(statements) + FASTAPI
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an agent consists of. ``packages``: beyond what the project's own environment has; none: that one is used.
+    ``asgi``: ``agent:app`` can be served by uvicorn's command."""
+
+    source: str
+    packages: tuple[str, ...] = ()
+    asgi: bool = False
+
+
+KINDS: Mapping[str, Kind] = {
+    "stdlib": Kind(STDLIB),
+    "FastAPI": Kind(FASTAPI, asgi=True),
+    "numpy": Kind(
+        importing("import numpy, pandas, pyarrow"), ("numpy", "pandas", "pyarrow", "fastapi", "uvicorn"), asgi=True
+    ),
+    "langgraph": Kind(
+        importing("import langgraph.graph, langchain_openai, openai"),
+        ("langgraph", "langchain-openai", "openai", "fastapi", "uvicorn"),
+        asgi=True,
+    ),
+    "MCP": Kind(MCP, ("mcp", "uvicorn")),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One agent of a tool: its file (several may share one) and the port that it finds in PORT."""
+    """One agent of a tool: its file (several may share one), the port that it finds in PORT, and its interpreter."""
 
     name: str
     file: Path
     port: int
+    python: str
 
-    def save(self, kind: str, word: str) -> None:
-        """Write the source in place, as an editor without atomic saves does."""
-        self.file.write_text(SOURCES[kind].format(word=word))
+    def save(self, source: str) -> None:
+        """Write it in place, as an editor without atomic saves does."""
+        self.file.write_text(source)

@@ -11,13 +11,13 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import psutil
 
-from benchmarks.peers import Peer
-from benchmarks.programs import Program
+from benchmarks.peers import PYTHON, Peer
+from benchmarks.programs import KINDS, Program
 
 TOO_LONG = 30.0
 """Seconds after which something has not happened."""
@@ -26,7 +26,7 @@ MARK = "BENCHMARK_SITE"
 
 
 class Missed(Exception):
-    """What was waited for did not happen within TOO_LONG."""
+    """What was waited for did not happen in time."""
 
 
 def free_port() -> int:
@@ -50,9 +50,9 @@ def ask(port: int) -> tuple[str, int] | None:
     return (words[0], int(words[1])) if len(words) == 2 else None
 
 
-def wait_answer(port: int, *, word: str | None = None, not_pid: int | None = None) -> int:
+def wait_answer(port: int, *, word: str | None = None, not_pid: int | None = None, patience: float = TOO_LONG) -> int:
     """The pid of who answers there, with this word and from another process than ``not_pid``; asked every 2 ms."""
-    deadline = time.monotonic() + TOO_LONG
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         said = ask(port)
         if said is not None and word in (None, said[0]) and said[1] != not_pid:
@@ -62,26 +62,35 @@ def wait_answer(port: int, *, word: str | None = None, not_pid: int | None = Non
 
 
 class Site:
-    """``with Site(...)`` starts the tool; leaving it ends everything, whatever happened."""
+    """``with Site(...)`` starts the tool; leaving it ends everything, whatever happened.
 
-    def __init__(self, peer: Peer, kind: str, count: int, *, watch: bool) -> None:
+    ``python``: the agents' interpreter. All agents share one file, so that a save of it is a save of each."""
+
+    def __init__(self, peer: Peer, kind: str, count: int, *, watch: bool, python: str = PYTHON) -> None:
         self.peer, self.kind, self.watch = peer, kind, watch
         self._temporary = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
         self.output = Path(self._temporary.name) / "tool.out"  # beside the folder: some restart for their own output
         self.folder = Path(self._temporary.name) / "work"
         self.folder.mkdir()
         self.mark = uuid.uuid4().hex
-        file = self.folder / "agent.py"
-        self.programs = tuple(Program(f"a{number}", file, free_port()) for number in range(count))
-        self.programs[0].save(kind, "first")
+        self.programs = self._programs(count, python)
+        self.save("first")
+        self.environ = {**os.environ, **peer.environment(self.folder), MARK: self.mark}
+        self.command = peer.configure(self.folder, self.programs, watch=watch)
 
-    def __enter__(self) -> Site:
-        command = self.peer.configure(self.folder, self.programs, watch=self.watch)
-        self.environ = {**os.environ, **self.peer.environment(self.folder), MARK: self.mark}
+    def _programs(self, count: int, python: str) -> tuple[Program, ...]:
+        file = self.folder / "agent.py"
+        return tuple(Program(f"a{number}", file, free_port(), python) for number in range(count))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
         self.started = time.monotonic()
-        with self.output.open("wb") as out:
+        with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                command,
+                self.command,
                 cwd=self.folder,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
@@ -89,7 +98,6 @@ class Site:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return self
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes():
@@ -99,12 +107,12 @@ class Site:
         self.process.wait()
         self._temporary.cleanup()
 
-    def wait_all(self) -> list[int]:
+    def wait_all(self, patience: float = TOO_LONG) -> list[int]:
         """Until every agent answers; their pids."""
-        return [wait_answer(program.port) for program in self.programs]
+        return [wait_answer(program.port, patience=patience) for program in self.programs]
 
     def save(self, word: str) -> None:
-        self.programs[0].save(self.kind, word)
+        self.programs[0].save(KINDS[self.kind].source.format(word=word))
 
     def processes(self) -> list[psutil.Process]:
         """Everything that carries our mark: the tool, its helpers, its agents."""
@@ -130,9 +138,3 @@ class Site:
                 raise Missed
             time.sleep(0.01)
         return time.monotonic() - start
-
-
-@contextlib.contextmanager
-def running(peer: Peer, kind: str, count: int = 1, *, watch: bool = True) -> Iterator[Site]:
-    with Site(peer, kind, count, watch=watch) as site:
-        yield site
