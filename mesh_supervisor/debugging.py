@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mesh_supervisor.target import Target
+
 HOST = "127.0.0.1"
 """Whoever reaches the port can run code: never another address."""
 
@@ -27,6 +29,12 @@ def with_debugger(words: Sequence[str], port: int, *, wait: bool) -> tuple[str, 
         return None
     options = ["--listen", f"{HOST}:{port}", *(["--wait-for-client"] if wait else [])]
     return (*words[: 1 + flags], *FROZEN_OFF, "-m", "debugpy", *options, *_target(what))
+
+
+def python_words(target: Target) -> tuple[str, ...]:
+    """What a command line comes to (``uv run planner``), as words for a Python."""
+    what = ("-m", target.name) if target.kind == "module" else (target.name,)
+    return (target.python, *target.flags, *what, *target.args)
 
 
 def _flags(words: Sequence[str]) -> int:

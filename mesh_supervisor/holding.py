@@ -11,6 +11,7 @@ import asyncio
 from typing import Any
 
 from mesh_supervisor.control.messages import Answer
+from mesh_supervisor.debugging import python_words
 from mesh_supervisor.errors import MeshError, RegistryError
 from mesh_supervisor.events import EventKind, event
 from mesh_supervisor.host.children import Program
@@ -21,6 +22,7 @@ from mesh_supervisor.lifecycle import Event, Phase, RestartAsked, Unwanted, Want
 from mesh_supervisor.member import Held, Member
 from mesh_supervisor.spec import Kind
 from mesh_supervisor.supervisor import Supervisor
+from mesh_supervisor.target import Target
 
 FIRST_LOOK, LAST_LOOK = 0.05, 1.0
 """Seconds between two looks whether it serves. It may stand in a debugger for as long as it likes."""
@@ -51,14 +53,14 @@ class Holding:
         program = await member.preparation.program(member.spec, held.generation)
         enrolled = member.preparation.enrolled(member.spec, held.generation)
         self._supervisor.keep(self._enrol(member, held, process, enrolled))
-        return Answer(ok=True, body=_body(member, program, held.generation))
+        return Answer(ok=True, body=await _body(member, program, held.generation))
 
     async def preview(self, member: Member) -> Answer:
         """How it would be started, with nothing done. Raises MeshError as `hold` does."""
         self.refuse(member)
         generation = member.state.generation + 1
         program = await member.preparation.program(member.spec, generation)
-        return Answer(ok=True, body=_body(member, program, generation))
+        return Answer(ok=True, body=await _body(member, program, generation))
 
     def refuse(self, member: Member) -> None:
         """Raises MeshError for one that somebody else holds, and for the registry."""
@@ -137,15 +139,17 @@ def _afterwards(member: Member) -> Event | None:
     return RestartAsked("given back by `meshsup run`") if state.alive else Wanted()
 
 
-def _body(member: Member, program: Program, generation: int) -> dict[str, Any]:
+async def _body(member: Member, program: Program, generation: int) -> dict[str, Any]:
     """What `run` needs to start it: over a socket that is this user's alone, for the environment holds secrets."""
     preparation = member.preparation
     assert isinstance(preparation, AgentPreparation)
     found = preparation.interpreter
+    target = await preparation.target(member.spec)
     return {
         "generation": generation,
         "argv": list(program.argv),
         "environ": dict(program.environ),
         "directory": str(program.directory),
         "python": None if found is None else str(found.python),
+        "words": list(python_words(target)) if isinstance(target, Target) else [],
     }

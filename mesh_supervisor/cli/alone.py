@@ -35,10 +35,11 @@ class NotFound(MeshError):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How an agent is started. ``python``: its interpreter."""
+    """How an agent is started. ``python``: its interpreter; ``words``: it as words for that, where that is known."""
 
     program: Program
     python: Path
+    words: tuple[str, ...] = ()
 
 
 def run(place: Place, agent: str, debug: Debug | None = None) -> NoReturn:
@@ -65,8 +66,7 @@ def execute(place: Place, agent: str, command: Sequence[str]) -> NoReturn:
 
 def _alone(place: Place, agent: str, registry_url: str | None = None) -> Start:
     mesh, spec = agent_of(place, agent)
-    program, python = asyncio.run(program_of(mesh, spec, registry_url))
-    return Start(program, python)
+    return Start(*asyncio.run(program_of(mesh, spec, registry_url)))
 
 
 def _registry_url(client: Client) -> str | None:
@@ -84,7 +84,8 @@ def _told(answer: Answer) -> Start:
         raise error
     body = answer.body
     environ = environment.in_terminal(body["environ"], os.environ)
-    return Start(Program(tuple(body["argv"]), environ, Path(body["directory"])), Path(body["python"]))
+    program = Program(tuple(body["argv"]), environ, Path(body["directory"]))
+    return Start(program, Path(body["python"]), tuple(body.get("words", ())))
 
 
 # ---- under a debugger ------------------------------------------------------------------------------------------------
@@ -107,7 +108,8 @@ class Debugger:
 
     def around(self, start: Start) -> Start:
         """Raises MeshError for what is no Python program."""
-        return replace(start, program=under_debugger(start.program, start.python, self.port, wait=self.wait))
+        program = under_debugger(start.program, start.python, self.port, wait=self.wait, words=start.words)
+        return replace(start, program=program)
 
 
 def _debugger(client: Client, agent: str, debug: Debug) -> Debugger:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mesh_supervisor import environment
 from mesh_supervisor.config import load
 from mesh_supervisor.control.messages import Answer
+from mesh_supervisor.debugging import python_words
 from mesh_supervisor.errors import UnknownAgent
 from mesh_supervisor.explain import explain
 from mesh_supervisor.host.children import Program
@@ -20,6 +21,7 @@ from mesh_supervisor.host.traced import Traces
 from mesh_supervisor.locate import Place
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, MeshSpec
+from mesh_supervisor.target import Target
 
 NO_GENERATION = 0
 """What is started here is none of the mesh's instances."""
@@ -69,9 +71,11 @@ async def _nothing() -> None:
     """Nothing is applied."""
 
 
-async def program_of(mesh: MeshSpec, spec: AgentSpec, registry_url: str | None) -> tuple[Program, Path]:
-    """The command line, environment and folder of an agent, as the mesh would start it, without our mark; and its
-    interpreter."""
+async def program_of(
+    mesh: MeshSpec, spec: AgentSpec, registry_url: str | None
+) -> tuple[Program, Path, tuple[str, ...]]:
+    """The command line, environment and folder of an agent, as the mesh would start it, without our mark; its
+    interpreter; and the same as words for that, where they are known."""
     finder = finder_of(mesh)
     found = await finder.interpreter_of(spec)
     inputs = await finder.inputs_of(spec)
@@ -90,7 +94,9 @@ async def program_of(mesh: MeshSpec, spec: AgentSpec, registry_url: str | None) 
     if "MCP_MESH_AGENT_ID" not in spec.environment:
         environ.pop("MCP_MESH_AGENT_ID", None)
     Path(environ["MESHSUP_STATE_DIR"]).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Program(finder.argv_of(spec, found), environ, spec.directory), found.python
+    target = await finder.target_of(spec, found)
+    words = python_words(target) if isinstance(target, Target) else ()
+    return Program(finder.argv_of(spec, found), environ, spec.directory), found.python, words
 
 
 def _registry_url(mesh: MeshSpec) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..debugging import FIRST_PORT, HOST, installing, with_debugger
@@ -61,12 +61,13 @@ def debug_port(wanted: int | None) -> int:
     return wanted
 
 
-def under_debugger(program: Program, python: Path, port: int, *, wait: bool) -> Program:
-    """``program`` under debugpy. Raises MeshError for one that is not Python."""
-    words = with_debugger(_as_python(program, python), port, wait=wait)
-    if words is None:
+def under_debugger(program: Program, python: Path, port: int, *, wait: bool, words: Sequence[str] = ()) -> Program:
+    """``program`` under debugpy; ``words``: it as words for a Python, where that is known already. Raises MeshError for
+    one that is not Python."""
+    words = with_debugger(words or _as_python(program, python), port, wait=wait) or ()
+    if not words:
         raise MeshError(f"{' '.join(program.argv)}: runs no program that could be debugged")
-    return Program(words, program.environ, program.directory)
+    return Program(tuple(words), program.environ, program.directory)
 
 
 def _as_python(program: Program, python: Path) -> tuple[str, ...]:

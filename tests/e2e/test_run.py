@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -195,3 +199,79 @@ def test_a_dependent_starts_once_it_serves(mesh: Mesh) -> None:
         person.type("c\n")
         mesh.wait_ready("writer")
         assert starting.wait() == 0
+
+
+# ---- under a debugger ------------------------------------------------------------------------------------------------
+
+STAND_IN = """
+    import json, runpy, sys
+    print(json.dumps(sys.argv[1:]), flush=True)
+    at = next(at for at, word in enumerate(sys.argv) if word.endswith(".py") and at)
+    sys.argv = sys.argv[at:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""In the place of debugpy: says how it was called, and runs the program."""
+
+
+def test_run_debug_takes_over_under_debugpy(planner: Mesh) -> None:
+    planner.write("debugpy/__main__.py", STAND_IN)
+    planner.write("debugpy/__init__.py", "")
+    with terminal(planner, "run", "--debug", "planner") as person:
+        person.see("planner: debugpy listens on 127.0.0.1:")
+        port = person.screen[person.screen.index("127.0.0.1:") + 10 :].partition(";")[0]
+        person.see(f'["--listen", "127.0.0.1:{port}", "{planner.root}/planner.py"]')
+        person.see("generation 2")
+        assert planner.agent("planner").detail == f"run --debug, pid {person.pid}"
+        person.type("\x04")
+        person.ends()
+    given_back(planner, 2)
+    own = planner.port("another")
+    with terminal(planner, "run", "planner", "--debug", str(own), "--debug-wait") as person:
+        person.see(f'["--listen", "127.0.0.1:{own}", "--wait-for-client", "{planner.root}/planner.py"]')
+        taken = planner.run("run", "--debug", str(planner.registry_port), "planner")
+        assert taken.code == 1 and "is held by `meshsup run --debug`" in taken.err
+        person.see("who? ")
+
+
+def test_what_keeps_it_from_being_debugged_stops_nothing(planner: Mesh) -> None:
+    before = planner.agent("planner")
+    missing = planner.run("run", "--debug", "planner")
+    assert missing.code == 1
+    assert "debugpy is not installed for " in missing.err and "install" in missing.err.partition("`")[2]
+    planner.write("debugpy/__init__.py", "")
+    taken = planner.run("run", "--debug", str(planner.registry_port), "planner")
+    assert taken.code == 1 and f"port {planner.registry_port} is already in use by" in taken.err
+    assert planner.run("run", "--debug=many", "planner").code == 2
+    after = planner.agent("planner")
+    assert (after.pid, after.generation) == (before.pid, before.generation)
+    assert not planner.events("held")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("debugpy") is None, reason="debugpy is not installed here")
+def test_a_debugger_attaches(planner: Mesh) -> None:
+    planner.write("planner.py", "print('hello', flush=True)\n")
+    with terminal(planner, "run", "--debug", str(planner.port("another")), "--debug-wait", "planner") as person:
+        person.see("attach there")
+        with editor(planner.port("another")):
+            person.see("hello")
+
+
+@contextlib.contextmanager
+def editor(port: int) -> Iterator[None]:
+    """Attached to the debugger there, as an editor does."""
+    with wait_for(lambda: socket.create_connection(("127.0.0.1", port), 30)) as line:
+        line.sendall(dap(1, "initialize") + dap(2, "attach"))
+        said = b""
+        while b'"initialized"' not in said:
+            more = line.recv(65536)
+            assert more, f"it hung up after {said!r}"
+            said += more
+        line.sendall(dap(3, "configurationDone"))
+        yield
+
+
+def dap(number: int, command: str) -> bytes:
+    """A request of the Debug Adapter Protocol."""
+    request = {"seq": number, "type": "request", "command": command, "arguments": {"adapterID": "test"}}
+    body = json.dumps(request)
+    return f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
