@@ -97,15 +97,6 @@ class Capture:
         """The exception in one line (a syntax error with ``(file:line)``), else the last line that is not empty."""
         return self.failure().words
 
-    def failure_place(self) -> tuple[str, int] | None:
-        """(file, line) as the traceback has them, or None."""
-        failure = self.failure()
-        return None if failure.file is None or failure.line is None else (failure.file, failure.line)
-
-    def is_load_failure(self) -> bool:
-        """A failure that no retry can mend, provided the program was not ready yet."""
-        return self.failure().loading
-
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:

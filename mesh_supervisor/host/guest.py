@@ -20,6 +20,9 @@ from .sockets import Asked, Held, HeldSockets, held_from
 MOST_PLACES = 64
 """Listening sockets of one process that are kept copies of."""
 
+MOST_PARTS = 20
+"""Packets of an inventory; one holds about 2,000 names."""
+
 PLAIN_PAUSE = 0.05
 """Seconds after listen() in which a framework's server shows itself; what does not accepts by hand."""
 
@@ -47,6 +50,7 @@ class Guest:
         self.present = False
         self.crowded = False
         self.current = False  # it is the generation that serves
+        self.deaf_since: float | None = None  # loop time
         self._places: dict[int, Held] = {}
         self._offered: dict[int, Held] = {}
         self._serves: set[int] = set()
@@ -54,7 +58,8 @@ class Guest:
         self._drained = asyncio.Event()
         self._ended = asyncio.Event()
         self._knocks: dict[int, asyncio.Future[str]] = {}
-        self._modules: asyncio.Future[Packet] | None = None
+        self._modules: asyncio.Future[None] | None = None
+        self._parts: list[Packet] = []
 
     def offer(self) -> tuple[list[dict[str, object]], tuple[int, ...]]:
         """(``held`` of the start packet, their descriptors): what it may adopt."""
@@ -144,14 +149,16 @@ class Guest:
             return None
         return ours
 
-    async def inventory(self, patience: float) -> Packet | None:
-        """What it has imported (runtime/learn.py); None: it does not say so within ``patience`` seconds."""
+    async def inventory(self, patience: float) -> list[Packet]:
+        """What it has imported (runtime/learn.py), in parts; []: it does not say so within ``patience`` seconds."""
+        self._parts.clear()
         self._modules = self._loop.create_future()
         if not self.channel.send("inventory"):
-            return None
+            return []
         with contextlib.suppress(TimeoutError, ConnectionError):
-            return await asyncio.wait_for(self._modules, patience)
-        return None
+            await asyncio.wait_for(self._modules, patience)
+            return list(self._parts)
+        return []
 
     def close(self) -> None:
         """Its process is gone. What it alone had told of is given up."""
@@ -189,8 +196,7 @@ class Guest:
                 case "cannot":
                     self._limit(str(packet.get("what"))[:LONGEST_WORD], str(packet.get("why"))[:LONGEST_WORD])
                 case "modules":
-                    if self._modules is not None and not self._modules.done():
-                        self._modules.set_result(packet)
+                    self._imported(packet)
                 case "reads":
                     self._told.reads(packet)
                 case "writes":
@@ -247,6 +253,13 @@ class Guest:
         if answer is not None and not answer.done():
             answer.set_result("" if packet.get("ok") else str(packet.get("why") or "it refuses")[:LONGEST_WORD])
 
+    def _imported(self, packet: Packet) -> None:
+        if self._modules is None or self._modules.done():
+            return
+        self._parts.append(packet)
+        if not packet.get("more") or len(self._parts) >= MOST_PARTS:
+            self._modules.set_result(None)
+
     def _limit(self, what: str, why: str) -> None:
         if self.limits.get(what) != why and len(self.limits) < MOST_PLACES:
             self.limits[what] = why
@@ -255,6 +268,8 @@ class Guest:
     def _over(self, why: str) -> None:
         if why:
             self._limit("runtime", why)
+        if self.deaf_since is None:
+            self.deaf_since = self._loop.time()
         self._ended.set()
         self.changed.set()
         for answer in (*self._knocks.values(), self._modules):

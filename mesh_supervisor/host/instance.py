@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from signal import SIGKILL
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from mesh_supervisor.host import notify, probes, procfs
 from mesh_supervisor.host.capture import Capture
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.guest import Guest
+from mesh_supervisor.host.lastwords import Failure
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.host.ports import listeners
 from mesh_supervisor.host.spawn import Swept, stop, sweep, tree
@@ -40,6 +42,9 @@ HINT_AFTER = 5.0
 """Seconds after which a program that listens, but elsewhere than on its port, is told so."""
 
 SDK_HEALTH = "/health"
+
+EXIT_PATIENCE = 2.0
+"""Seconds between the end of a channel and the end of its process, which may still flush, or write a core."""
 
 LEAST_GRACE = 0.5
 """Seconds that its signal gets after a drain that took all of ``stop.timeout``."""
@@ -149,7 +154,7 @@ class Instance:
         return replace(program, environ=told)
 
     def alone(self) -> str | None:
-        """Why no other generation may live beside it; None: its sockets can be handed over, and it waits for its turn."""
+        """Why no other may live beside it; None: its sockets can be handed over, and it waits for its turn."""
         guest = self.guest
         if guest is None:
             return "the runtime is not in its process"
@@ -191,7 +196,7 @@ class Instance:
         failure = self._capture.failure()
         self._close()
         if how.code:
-            how = replace(how, last_words=failure.words)
+            how = replace(how, last_words=_with_place(failure, self.spec.directory))
         permanent = bool(how.code) and failure.loading and not self._was_ready
         return Ended(how, permanent, crowded=bool(how.code) and not self._was_ready and self._was_crowded())
 
@@ -395,7 +400,7 @@ class Instance:
         if guest is None or guest.current or not (guest.has(port) or port in guest.offered_ports):
             return await probes.http(url, timeout)
         if not guest.open:
-            raise NotReady("it closed its channel to meshsup, so nobody can tell whether it or its predecessor answers")
+            return self._deaf(guest)
         served = self._serves(guest, port)
         if not served.ok:
             return served
@@ -408,6 +413,14 @@ class Instance:
             return probes.Probed(False, f"no private connection to it: {error.strerror or error}")
         # Without one it accepts on its own, and then nobody else lives beside it.
         return await probes.http(url, timeout, through=through)
+
+    def _deaf(self, guest: Guest) -> probes.Probed:
+        """Its channel is closed. Mostly that is how it ends, which is seen a moment later; else nothing can be said of
+        it any more. Raises NotReady."""
+        said = "it closed its channel to meshsup, so nobody can tell whether it or its predecessor answers"
+        if guest.deaf_since is not None and self._loop.time() > guest.deaf_since + EXIT_PATIENCE:
+            raise NotReady(said)
+        return probes.Probed(False, said)
 
     # ---- liveness ----------------------------------------------------------------------------------------------------
 
@@ -436,6 +449,15 @@ class Instance:
                 return f"not live: no WATCHDOG=1 for {self._watchdog_every:g} s"
             if self._tripped:
                 return "not live: it said WATCHDOG=trigger"
+
+
+def _with_place(failure: Failure, directory: Path) -> str:
+    """``KeyError: 'key' (agents/planner.py:13)``, so that the place can be clicked at."""
+    if failure.file is None or failure.line is None or f":{failure.line})" in failure.words:
+        return failure.words
+    file = Path(failure.file)
+    shown = file.relative_to(directory) if file.is_relative_to(directory) else file
+    return f"{failure.words} ({shown}:{failure.line})"
 
 
 def _notifies(spec: AgentSpec) -> bool:

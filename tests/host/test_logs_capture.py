@@ -16,6 +16,7 @@ import pytest
 
 from mesh_supervisor.host import capture as capture_module
 from mesh_supervisor.host.capture import Capture
+from mesh_supervisor.host.lastwords import Failure
 from mesh_supervisor.host.lines import Line
 
 PATIENCE = 60.0
@@ -63,12 +64,11 @@ def test_lines_carry_who_and_when() -> None:
 def test_last_words_and_their_place() -> None:
     _, capture = captured("print('hello')\nraise ValueError('x')")
     assert capture.last_words() == "ValueError: x"
-    assert capture.failure_place() == ("<string>", 2)
-    assert not capture.is_load_failure()
+    assert capture.failure() == Failure("ValueError: x", "<string>", 2)
     _, capture = captured("import gone_for_ever")
-    assert capture.is_load_failure()
+    assert capture.failure().loading
     _, capture = captured("")
-    assert (capture.last_words(), capture.failure_place()) == ("", None)
+    assert capture.failure() == Failure()
 
 
 def test_a_flood_is_read_completely() -> None:
