@@ -6,7 +6,8 @@ is behind ``Preparation``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -24,9 +25,11 @@ from mesh_supervisor.host.starting import Begin, Cold, Handing, Plainly
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.impact import Inputs
 from mesh_supervisor.lifecycle import Ended, Hold, Order, Start
+from mesh_supervisor.limits import Limitation, limitation
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, Kind, MeshSpec, Register
 from mesh_supervisor.target import Plain, Target
+from mesh_supervisor.traced import trace_options
 
 
 class Interpreters(Protocol):
@@ -35,6 +38,10 @@ class Interpreters(Protocol):
     async def interpreter_of(self, spec: AgentSpec) -> Interpreter: ...
 
     def argv_of(self, spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]: ...
+
+    async def roots(self, specs: Iterable[AgentSpec]) -> tuple[Path, ...]:
+        """The folders below which files may be inputs of these agents."""
+        ...
 
     async def target_of(self, spec: AgentSpec, interpreter: Interpreter) -> Target | Plain: ...
 
@@ -63,6 +70,16 @@ class Ground:
     enrolment: Enrolment
     selection: Selection
     interpreters: Interpreters
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What people are told of how an agent is started and reloaded: see AgentView."""
+
+    order: str = ""
+    start: str = ""
+    runtime: str = ""
+    limits: tuple[Limitation, ...] = ()
 
 
 class Preparation(Protocol):
@@ -106,7 +123,9 @@ class AgentLauncher:
     phases: Phases | None = None
     sockets: HeldSockets = field(default_factory=HeldSockets)
     alone: str | None = "its first start is not over"
+    standing: Standing = Standing()
     _gated: bool = True
+    _plain: Plain | None = None
 
     @property
     def order(self) -> Order:
@@ -151,6 +170,7 @@ class AgentLauncher:
         return instance
 
     def _starter(self, target: Target | Plain, generation: int) -> tuple[Guest | None, Starter]:
+        self._plain = target if isinstance(target, Plain) else None
         if self.spec.listen == "fd":
             return None, Handing(self._own_socket())
         if isinstance(target, Plain):
@@ -186,7 +206,21 @@ class AgentLauncher:
         """It serves: may the next one start beside it?"""
         self.alone = instance.alone()
         self._gated = instance.guest is None or "gate" not in instance.guest.limits
+        self.standing = self._standing(instance)
         self.reorder()
+
+    def _standing(self, instance: LaunchedInstance) -> Standing:
+        if self._plain is not None and not self._plain.reason:
+            return Standing()  # the registry: nobody asks for more of it
+        told = instance.guest.limits if instance.guest is not None else {}
+        limits = [limitation(what, why) for what, why in told.items()]
+        if self._plain is not None:
+            limits.append(limitation("runtime", self._plain.reason, self._plain.cure))
+        if self.spec.order == "stop-first":
+            limits.append(limitation("order", 'order = "stop-first"'))
+        elif self.order is Order.STOP_FIRST and self.alone is not None and not limits:
+            limits.append(limitation("order", self.alone))
+        return Standing(str(self.order), "cold", "plain" if instance.guest is None else "yes", tuple(limits))
 
     def withdraw(self, generation: int) -> None:
         self.preparation.withdraw(self.spec, generation)
@@ -258,11 +292,21 @@ class AgentPreparation:
     _warned: str | None = None
     _said_unregistered: bool = False
     _enrolled: dict[int, str] = field(default_factory=dict)  # generation -> the id that the registry may know
+    _roots: tuple[Path, ...] = ()
 
     async def program(self, spec: AgentSpec, generation: int) -> Program:
         ground = self.ground
+        self._roots = await ground.interpreters.roots([spec])
         self.inputs = await ground.selection.look(spec.name)
         self._warn(self.inputs.warning)
+        program = await self.as_known(spec, generation)
+        self._make_folder(Path(program.environ["MESHSUP_STATE_DIR"]))
+        self._say_unregistered(spec)
+        return program
+
+    async def as_known(self, spec: AgentSpec, generation: int) -> Program:
+        """How it would be started, with nothing looked at: what it was started from stays what it is."""
+        ground = self.ground
         self.interpreter = found = await ground.interpreters.interpreter_of(spec)
         environ = environment.build(
             spec,
@@ -275,8 +319,6 @@ class AgentPreparation:
             bin_dir=found.bin,
             virtual_env=found.virtual_env,
         )
-        self._make_folder(Path(environ["MESHSUP_STATE_DIR"]))
-        self._say_unregistered(spec)
         return Program(ground.interpreters.argv_of(spec, found), environ, spec.directory)
 
     async def target(self, spec: AgentSpec) -> Target | Plain:
@@ -284,10 +326,15 @@ class AgentPreparation:
         return await self.ground.interpreters.target_of(spec, self.interpreter)
 
     def begin(self, spec: AgentSpec) -> Begin:
-        return Begin()
+        temporary = {tempfile.gettempdir(), spec.environment.get("TMPDIR", tempfile.gettempdir())}
+        return Begin(trace=trace_options(spec, self._roots, (self.ground.state.path, *map(Path, temporary))))
 
     def told(self, spec: AgentSpec, generation: int) -> Told:
-        return Told()
+        selection, name = self.ground.selection, spec.name
+        return Told(
+            reads=lambda packet: selection.reads(name, generation, packet.get("files")),
+            writes=lambda packet: selection.writes(name, generation, packet.get("files")),
+        )
 
     def enrolled(self, spec: AgentSpec, generation: int) -> Enrolled | None:
         if self.registrar(spec) is not Register.SELF:
@@ -313,6 +360,7 @@ class AgentPreparation:
             self.ground.enrolment.withdraw(self._enrolled[generation])
 
     async def settled(self, spec: AgentSpec, instance: Instance) -> None:
+        self.ground.selection.ready(spec.name, instance.generation)
         if self.inputs.known:
             return
         inputs = await self.ground.interpreters.inputs_of_running(spec, instance.pid)
@@ -371,7 +419,7 @@ class RegistryPreparation:
         return
 
     async def target(self, spec: AgentSpec) -> Target | Plain:
-        return Plain("the registry", "")
+        return Plain("")
 
     def begin(self, spec: AgentSpec) -> Begin:
         return Begin()

@@ -80,6 +80,10 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
         inputs=count(inputs) if inputs is not None else 0,
         warnings=_warnings(preparation),
         wanted=member.wanted,
+        order=member.launcher.standing.order,
+        start=member.launcher.standing.start,
+        runtime=member.launcher.standing.runtime,
+        limits=member.launcher.standing.limits,
     )
     return _hidden(view, supervisor.mesh.secrets)
 

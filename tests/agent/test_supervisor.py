@@ -19,6 +19,7 @@ from mesh_supervisor.errors import ConfigError, MeshError, UnknownAgent
 from mesh_supervisor.events import Bus
 from mesh_supervisor.host.logs import LogHub
 from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.launcher import Standing
 from mesh_supervisor.lifecycle import Exit, Hold, Order, Phase, Start, phase
 from mesh_supervisor.news import Outputs
 from mesh_supervisor.spec import (
@@ -58,6 +59,7 @@ class Launcher:
         self.starts: dict[int, Start] = {}
         self.phases = None
         self.order = Order.STOP_FIRST
+        self.standing = Standing()
 
     async def launch(self, generation: int, start: Start) -> FakeProcess:
         mesh, name = self._mesh, self.spec.name
