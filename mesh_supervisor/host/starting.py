@@ -10,7 +10,10 @@ from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.guest import Guest
 from mesh_supervisor.host.sockets import Held
 from mesh_supervisor.host.spawn import spawn
+from mesh_supervisor.host.warm import Warmth
+from mesh_supervisor.host.warm_process import Order
 from mesh_supervisor.target import Target
+from mesh_supervisor.warmth import Choice, Wanted
 
 RUNTIME = str(Path(__file__).parent.parent / "runtime" / "__main__.py")
 
@@ -43,6 +46,16 @@ class Begin:
     gate: bool = True
     learn: bool = False
 
+    def fields(self, target: Target, held: list[dict[str, object]]) -> dict[str, object]:
+        """Of the `start` packet."""
+        return {
+            "held": held,
+            "gate": self.gate,
+            "trace": self.trace,
+            "learn": self.learn,
+            "words": list(target.words),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Cold:
@@ -55,17 +68,46 @@ class Cold:
     async def __call__(self, program: Program, *, output: int, mark: str) -> Child:
         channel, target = self.guest.channel, self.target
         held, descriptors = self.guest.offer()
-        channel.send(
-            "start",
-            descriptors,
-            held=held,
-            gate=self.begin.gate,
-            trace=self.begin.trace,
-            learn=self.begin.learn,
-            words=list(target.words),
-        )
+        channel.send("start", descriptors, **self.begin.fields(target, held))
         own = (RUNTIME, str(channel.theirs), target.kind, target.name, *target.args)
         dressed = replace(program, argv=(target.python, *target.flags, *own))
         child = spawn(dressed, output=output, mark=mark, pass_fds=(channel.theirs,))
         channel.release_theirs()
+        return child
+
+
+@dataclass(frozen=True, slots=True)
+class Warmly:
+    """From a warm process, or else by ``cold``. ``choice``: ``warm`` of mesh.toml; ``imports``: the packages that the
+    agent's own code imports, by its source."""
+
+    warmth: Warmth
+    agent: str
+    choice: Choice
+    imports: frozenset[str]
+    cold: Cold
+
+    def wanted(self, program: Program) -> Wanted:
+        target = self.cold.target
+        where = str(program.directory)
+        return Wanted(self.agent, self.choice, target.python, target.flags, program.environ, where, self.imports)
+
+    async def __call__(self, program: Program, *, output: int, mark: str) -> Child:
+        target, guest = self.cold.target, self.cold.guest
+        held, descriptors = guest.offer()
+        order = Order(
+            mark=mark,
+            program=program,
+            kind=target.kind,
+            name=target.name,
+            args=target.args,
+            start=self.cold.begin.fields(target, held),
+            output=output,
+            channel=guest.channel.theirs,
+            held=descriptors,
+        )
+        child = await self.warmth.launch(self.wanted(program), order)
+        if child is None:
+            return await self.cold(program, output=output, mark=mark)
+        guest.channel.release_theirs()
         return child
