@@ -152,6 +152,8 @@ class Commands:
         return Outcome(name, False, f"refused, it keeps running: {broken} (--force does it anyway)")
 
     async def _ask_up(self, name: str, happened: LifeEvent, running_is_enough: bool) -> Outcome:
+        if self._member(name).held is not None:  # since it was looked up
+            return self._left(name, False, "end it there (Ctrl-C)")
         task = self._member(name).task
         after = task.state.generation
         if running_is_enough and (task.state.serving or task.state.incoming):

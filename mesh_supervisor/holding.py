@@ -20,7 +20,7 @@ from mesh_supervisor.host.instance import Enrolled
 from mesh_supervisor.launcher import AgentPreparation
 from mesh_supervisor.lifecycle import Event, Phase, RestartAsked, Unwanted, Wanted, Wish, phase, verdict_down
 from mesh_supervisor.member import Held, Member
-from mesh_supervisor.spec import Kind
+from mesh_supervisor.spec import AgentSpec, Kind
 from mesh_supervisor.supervisor import Supervisor
 from mesh_supervisor.target import Target
 
@@ -40,7 +40,7 @@ class Holding:
         Raises MeshError: it is held already, or cannot be started. If the process ends before the answer, it is given
         back like any other time.
         """
-        self.refuse(member)
+        preparation = self.refuse(member)
         process = Foreign(pid)
         held = member.held = Held(pid, asyncio.get_running_loop().time(), how, afterwards=_afterwards(member))
         self._supervisor.keep(self._attend(member, held, process))
@@ -50,25 +50,27 @@ class Holding:
             raise MeshError(f"{member.spec.name}: given back before it was taken over")
         held.generation = self._issued(member)
         member.last = "runs in a terminal"
-        program = await member.preparation.program(member.spec, held.generation)
-        enrolled = member.preparation.enrolled(member.spec, held.generation)
+        program = await preparation.program(member.spec, held.generation)
+        enrolled = preparation.enrolled(member.spec, held.generation)
         self._supervisor.keep(self._enrol(member, held, process, enrolled))
-        return Answer(ok=True, body=await _body(member, program, held.generation))
+        return Answer(ok=True, body=await _body(preparation, member.spec, program, held.generation))
 
     async def preview(self, member: Member) -> Answer:
         """How it would be started, with nothing done. Raises MeshError as `hold` does."""
-        self.refuse(member)
+        preparation = self.refuse(member)
         generation = member.state.generation + 1
-        program = await member.preparation.program(member.spec, generation)
-        return Answer(ok=True, body=await _body(member, program, generation))
+        # Not `program`: an edit that is on its way must still differ from what the instance was started from.
+        program = await preparation.as_known(member.spec, generation)
+        return Answer(ok=True, body=await _body(preparation, member.spec, program, generation))
 
-    def refuse(self, member: Member) -> None:
+    def refuse(self, member: Member) -> AgentPreparation:
         """Raises MeshError for one that somebody else holds, and for the registry."""
         name = member.spec.name
         if not isinstance(member.preparation, AgentPreparation):
             raise MeshError("the registry belongs to the mesh; `meshsup registry serve` runs one of its own")
         if member.held is not None:
             raise MeshError(f"{name} is {by_whom(member.held)} already; end that first")
+        return member.preparation
 
     # ---- while it is held --------------------------------------------------------------------------------------------
 
@@ -139,12 +141,10 @@ def _afterwards(member: Member) -> Event | None:
     return RestartAsked("given back by `meshsup run`") if state.alive else Wanted()
 
 
-async def _body(member: Member, program: Program, generation: int) -> dict[str, Any]:
+async def _body(preparation: AgentPreparation, spec: AgentSpec, program: Program, generation: int) -> dict[str, Any]:
     """What `run` needs to start it: over a socket that is this user's alone, for the environment holds secrets."""
-    preparation = member.preparation
-    assert isinstance(preparation, AgentPreparation)
     found = preparation.interpreter
-    target = await preparation.target(member.spec)
+    target = await preparation.target(spec)
     return {
         "generation": generation,
         "argv": list(program.argv),

@@ -353,7 +353,7 @@ class Supervisor:
 
     def _encourage(self, other: str, name: str, after: Agent) -> None:
         member = self.members[other]
-        if member.state.wish is Wish.DOWN or name == REGISTRY:
+        if member.state.wish is Wish.DOWN or member.held is not None or name == REGISTRY:
             return
         member.task.post(DependencyReady())
         again = after.serving is not None and after.serving.start.cause is not Cause.START
