@@ -14,9 +14,9 @@ import _socket
 import _thread
 import os
 import time
-from typing import Any
 
 from . import serving
+from .hints import Any
 from .link import Link
 
 QUEUE = 2048
@@ -31,12 +31,13 @@ _FAMILIES = (_socket.AF_INET, _socket.AF_INET6)
 class Spot:
     """One socket that this process bound, adopted, or inherited from a parent that did: all its descriptors.
 
+    ``address``: as it was asked for; ``name``: host and port that it got.
     ``waits``: descriptor → the timeout that the program believes its socket to have. The socket itself never blocks,
     since that is a property of what all generations share.
     """
 
-    def __init__(self, family: int, address: list[Any], inode: int, fd: int) -> None:
-        self.family, self.address, self.inode, self.fd = family, address, inode, fd
+    def __init__(self, family: int, address: list[Any], name: list[Any], inode: int) -> None:
+        self.family, self.address, self.name, self.inode = family, address, name, inode
         self.number: int | None = None
         self.adopted = False
         self.place: serving.Place | None = None
@@ -63,7 +64,10 @@ class Held:
     def is_for(self, family: int, address: list[Any]) -> bool:
         if self.spot is not None or self.family != family:
             return False
-        return self.address == address or (address[1] != 0 and [plain_host(address[0]), address[1]] == self.name)
+        if address[1] == 0:
+            # Of what the program has just closed it asks for another port.
+            return self.address == address and not self.limbo
+        return self.address == address or plain(family, address) == self.name
 
 
 def _facts(fd: int, family: int) -> tuple[list[Any], bool]:
@@ -77,8 +81,14 @@ def _facts(fd: int, family: int) -> tuple[list[Any], bool]:
         sock.detach()
 
 
-def plain_host(host: Any) -> Any:
-    return {"": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host)
+def plain(family: int, address: list[Any]) -> list[Any]:
+    """Host and port as getsockname() gives them."""
+    usual = _SIX if family == _socket.AF_INET6 else _FOUR
+    return [usual.get(address[0], address[0]), address[1]]
+
+
+_FOUR = {"": "0.0.0.0", "localhost": "127.0.0.1"}
+_SIX = {"": "::", "localhost": "::1"}
 
 
 def inode_of(fd: int) -> int | None:
@@ -118,6 +128,8 @@ class Book:
         if not self.spots:
             return None
         spot = self.spots.get(fd)
+        if serving.draining:
+            return spot  # a quiet listener stands in the place of each
         inode = inode_of(fd)
         if spot is not None and spot.inode == inode:
             return spot
@@ -149,14 +161,14 @@ class Book:
             for one in self.held:
                 if one.is_for(family, address) and (family != _socket.AF_INET6 or one.v6only == v6only):
                     os.dup2(one.fd, fd, os.get_inheritable(fd))
-                    spot = self.note(family, address, fd)
+                    spot = self.note(family, address, one.name, fd)
                     one.spot, spot.number, spot.adopted = spot, one.number, True
                     return spot
         return None
 
-    def note(self, family: int, address: list[Any], fd: int) -> Spot:
-        """A descriptor that was bound by the program itself. Raises OSError."""
-        spot = Spot(family, address, os.fstat(fd).st_ino, fd)
+    def note(self, family: int, address: list[Any], name: list[Any], fd: int) -> Spot:
+        """A descriptor that is bound now. Raises OSError."""
+        spot = Spot(family, address, name, os.fstat(fd).st_ino)
         with self.lock:
             self.spots[fd] = spot
         return spot
@@ -191,7 +203,7 @@ class Book:
 
     def before_close(self, fd: int, spot: Spot) -> int:
         """A copy for the time that it may be wanted back, or -1."""
-        if spot.place is None or not self.active or self._is_held(spot) or getattr(serving, "draining", False):
+        if spot.place is None or not self.active or self._is_held(spot) or serving.draining:
             return -1
         try:
             return os.dup(fd)
@@ -241,31 +253,34 @@ class Book:
             self.held.remove(limbo)
             os.close(limbo.fd)
             if limbo.spot is None or not self._lives(limbo.spot):
-                self._give_up(limbo.spot or spot, limbo.name)
+                self._give_up(limbo.number, limbo.name)
 
-    def _give_up(self, spot: Spot, name: list[Any]) -> None:
-        place = spot.place
-        if place is None or place not in serving.places or getattr(serving, "draining", False):
+    def _give_up(self, number: int, name: list[Any]) -> None:
+        if serving.draining:
             return
-        serving.places.remove(place)
-        self._given_up.append((spot.family, spot.address, name))
-        self._link.tell("closed", number=place.number)
+        for place in [place for place in serving.places if place.number == number]:
+            serving.places.remove(place)
+            self._given_up.append((place.family, place.address, name))
+            self._link.tell("closed", number=number)
 
     def was_given_up(self, family: int, address: list[Any]) -> bool:
         """Whether the supervisor may still have a copy of what this program had at the address, and is letting go."""
         with self.lock:
             for spot in {id(one): one for one in self.spots.values()}.values():
                 if spot.place is not None and spot.family == family and not self._lives(spot):
-                    self._give_up(spot, spot.address[:2])
-            wanted = [plain_host(address[0]), address[1]]
+                    self._give_up(spot.place.number, spot.name)
+            wanted = plain(family, address)
             return any(one == family and (asked == address or name == wanted) for one, asked, name in self._given_up)
 
     def release(self) -> None:
-        """The supervisor has what it wants: copies of ours would only keep alive what the program closes."""
+        """This is the generation that serves: copies of ours would only keep alive what the program closes."""
         with self.lock:
-            for one in self.held:
+            offered = [one for one in self.held if not one.limbo]
+            self.held = [one for one in self.held if one.limbo]
+            for one in offered:
                 os.close(one.fd)
-            self.held = []
+                if one.spot is None:
+                    self._give_up(one.number, one.name)
 
     # ---- forked children ---------------------------------------------------------------------------------------------
 

@@ -6,11 +6,8 @@ that is the one place; what the server knows of itself says the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
-
 from . import serving
+from .hints import Any, Callable, ModuleType
 from .servers import cannot, gate, places_of, retire_by_drain, show, tell_serves
 
 Begin = Callable[[Any], None]

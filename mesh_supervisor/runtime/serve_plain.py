@@ -10,15 +10,14 @@ import errno
 import os
 import select
 import time
-from collections.abc import Callable
-from typing import Any
 
 from . import serving
+from .hints import Any, Callable
 from .places import Spot
-from .servers import active, gate, show, tell_serves
+from .servers import active, cannot, gate, show, tell_serves
 
 _private: dict[int, list[int]] = {}
-"""Number of a place → descriptors of connections that the supervisor brought."""
+"""Number of a place → descriptors of connections that the supervisor brought, and that wait for an accept()."""
 
 
 def accept(sock: Any, spot: Spot, real: Any) -> Any:
@@ -26,7 +25,7 @@ def accept(sock: Any, spot: Spot, real: Any) -> Any:
     real.spare(sock, spot)
     fd = sock.fileno()
     if fd not in spot.waits:
-        return real.accept(sock)
+        return _accept_at_once(sock, spot, real)
     timeout = spot.waits[fd]
     deadline = None if timeout is None else time.monotonic() + timeout
     _show(spot)
@@ -42,6 +41,18 @@ def accept(sock: Any, spot: Spot, real: Any) -> Any:
         except BlockingIOError:
             pass  # another generation was quicker
         _wait(fd, spot, deadline)
+
+
+def _accept_at_once(sock: Any, spot: Spot, real: Any) -> Any:
+    """Of a socket that the program waits for by other means."""
+    private = _take_private(sock, spot)
+    if private is not None:
+        return private
+    if gate.closed and active():
+        if spot.place is not None and any(spot.place in server.places for server in serving.servers):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        cannot("it waits for connections by means of its own")
+    return real.accept(sock)
 
 
 def _wait(fd: int, spot: Spot, deadline: float | None) -> None:
@@ -81,6 +92,11 @@ def shut(spot: Spot) -> None:
     stir(spot)
 
 
+def bring(number: int, fd: int) -> None:
+    """A connection for the next accept() at this place; owns ``fd``."""
+    _private.setdefault(number, []).append(fd)
+
+
 def _take_private(sock: Any, spot: Spot) -> Any:
     waiting = _private.get(spot.number) if spot.number is not None else None
     if not waiting:
@@ -105,6 +121,6 @@ def _show(spot: Spot) -> None:
 
 def _knock(spot: Spot, fd: int, answer: Callable[[str], None]) -> None:
     assert spot.number is not None
-    _private.setdefault(spot.number, []).append(fd)
+    bring(spot.number, fd)
     stir(spot)
     answer("")

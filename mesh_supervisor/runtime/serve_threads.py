@@ -10,29 +10,44 @@ import _thread
 import os
 import select
 import sys
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
 
 from . import serving
+from .hints import Any, Callable, ModuleType
 from .servers import active, cannot, gate, places_of, retire_by_drain, show, tell_serves
 
 Answering = Callable[[str], None]
 
 
 def wrap(module: ModuleType) -> None:
-    serve, activate, actions = (
+    serve, handle, actions = (
         module.BaseServer.serve_forever,
-        module.TCPServer.server_activate,
+        module.BaseServer.handle_request,
         module.BaseServer.service_actions,
     )
+    activate = module.TCPServer.server_activate
 
     def serve_forever(self: Any, poll_interval: float = 0.5) -> None:
         visitors = _shown(self, module)
+        if visitors is None:
+            serve(self, poll_interval)
+            return
+        tell_serves(visitors.record)
+        visitors.wait_at_gate(poll_interval)
+        # The selector says that somebody waits; another generation may take him, so accept must not wait for the next.
+        timeout = self.socket.gettimeout()
+        self.socket.settimeout(0.0)
+        try:
+            serve(self, poll_interval)
+        finally:
+            if self.socket.fileno() >= 0:
+                self.socket.settimeout(timeout)
+
+    def handle_request(self: Any) -> None:
+        visitors = _shown(self, module)
         if visitors is not None:
             tell_serves(visitors.record)
-            visitors.wait_at_gate(poll_interval)
-        serve(self, poll_interval)
+            visitors.wait_at_gate(0.5)
+        handle(self)
 
     def server_activate(self: Any) -> None:
         try:
@@ -49,6 +64,7 @@ def wrap(module: ModuleType) -> None:
 
     for cls, name, value in (
         (module.BaseServer, "serve_forever", serve_forever),
+        (module.BaseServer, "handle_request", handle_request),
         (module.TCPServer, "server_activate", server_activate),
         (module.BaseServer, "service_actions", service_actions),
     ):
@@ -66,8 +82,6 @@ def _shown(server: Any, module: ModuleType) -> Visitors | None:
         places = places_of([server.socket.fileno()])
         if not places:
             return None
-        # The selector says that somebody waits; another generation may take him, so accept must not wait for the next.
-        server.socket.settimeout(0.0)
         visitors = Visitors(server, show("socketserver", places), isinstance(server, module.ThreadingMixIn))
         server._meshsup = visitors
     except Exception as error:  # noqa: BLE001 - a server of another making: it serves as ever

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
 
 from . import serving
+from .hints import Any, Callable, ModuleType
 from .places import QUEUE
 from .serve_asyncio import take
+from .serve_readers import wrap as wrap_readers
 from .servers import cannot, closing, gate, places_of, retire_by_drain, show, tell_listens, tell_serves
 
 
@@ -29,6 +28,7 @@ def wrap(module: ModuleType) -> None:
 
     for name, value in {"create_server": create_server}.items():
         setattr(module.Loop, name, value)
+    wrap_readers(module.Loop)
 
 
 def _ours(server: Any, loop: Any, factory: Any, tls: Any) -> Any:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import _thread
 import os
-from collections.abc import Callable
-from typing import Any
 
 from . import serving
 from .after_import import when_imported
+from .hints import Any, Callable
 from .link import Link
 from .places import Book
+
+WORKERS = "worker processes"
+"""Why a gate does not hold: those who accept are other processes."""
 
 
 class Gate:
@@ -61,7 +63,7 @@ gate = Gate()
 _link: Link
 _book: Book
 _cannot_said: set[str] = set()
-_told: list[serving.Server] = []
+_told: set[serving.Server] = set()
 
 
 def install(link: Link, book: Book, closed: bool) -> None:
@@ -71,7 +73,7 @@ def install(link: Link, book: Book, closed: bool) -> None:
     link.on("go", lambda message, _: _go())
     link.on("knock", _knock)
     when_imported("asyncio.base_events", lambda module: _part("serve_asyncio").wrap(module))
-    when_imported("asyncio.selector_events", lambda module: _part("serve_asyncio").wrap_selector(module))
+    when_imported("asyncio.selector_events", lambda module: _part("serve_readers").wrap(module.BaseSelectorEventLoop))
     when_imported("uvloop", lambda module: _part("serve_uvloop").wrap(module))
     when_imported("socketserver", lambda module: _part("serve_threads").wrap(module))
 
@@ -79,6 +81,15 @@ def install(link: Link, book: Book, closed: bool) -> None:
 def _part(name: str) -> Any:
     """Imported with what it is for."""
     return __import__(f"{__package__}.{name}", fromlist=[name])
+
+
+def has_forked() -> None:
+    """A listener that no server of this process serves is there for those that were forked."""
+    for place in serving.places:
+        # One that was taken over listens already, so that gunicorn does not ask it to.
+        if (place.listening or place.adopted) and not any(place in server.places for server in serving.servers):
+            tell_listens([place.fd])
+            cannot(WORKERS)
 
 
 def begin_child() -> None:
@@ -107,16 +118,25 @@ def places_of(descriptors: list[int]) -> list[serving.Place]:
     return found
 
 
+def place_at(fd: int) -> serving.Place | None:
+    """The place that is told of already; None in a forked child."""
+    spot = _book.spots.get(fd) and _book.find(fd)
+    return spot.place if spot and _book.active else None
+
+
 def show(how: str, places: list[serving.Place]) -> serving.Server:
     server = serving.Server(how, places)
+    # Those whose places were closed, or belong to a newer server, have come to their end.
+    serving.servers[:] = [one for one in serving.servers if any(place in serving.places for place in one.places)]
     serving.servers.append(server)
+    _told.intersection_update(serving.servers)
     return server
 
 
 def tell_serves(server: serving.Server) -> None:
     """It would accept now. Told once."""
     if server not in _told:
-        _told.append(server)
+        _told.add(server)
         _link.tell("serves", numbers=[place.number for place in server.places], how=server.how)
 
 

@@ -21,10 +21,10 @@ class Place:
 class Server:
     """One server object of a framework.
 
-    ``go(done)``: accept from now on; ``knock(fd, answer)``: serve this connected socket too (owns fd), and answer why not
-    or "" once it is taken; ``retire(patience, done)``: stop accepting, finish what was accepted within ``patience``
-    seconds, then call done() once. All three may be called from any thread and return at once; None: it cannot.
-    ``how``: in a word, for people ("asyncio", "uvloop", …).
+    ``go(done)``: accept from now on, then call done() once. ``knock(fd, answer)``: serve this connected socket too
+    (owns fd), and answer why not, or "" once it is taken. ``retire(patience, done)``: stop accepting, finish what was
+    accepted within ``patience`` seconds, then call done() once. All three may be called from any thread and return at
+    once; None: it cannot. ``how``: in a word, for people ("asyncio", "uvloop", …).
     """
 
     def __init__(self, how: str, places: list[Place]) -> None:

@@ -13,12 +13,10 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
 
 from . import servers
 from .after_import import when_imported
+from .hints import Any, Callable, ModuleType
 from .link import Link
 from .places import QUEUE, Book, Spot, asked_address
 
@@ -36,9 +34,9 @@ _FOREVER = 2_000_000.0
 def install(link: Link, held: list[dict[str, Any]], descriptors: list[int], gate: bool) -> None:
     book = Book(link, held, descriptors)
     servers.install(link, book, gate)
-    os.register_at_fork(after_in_child=servers.begin_child)
+    os.register_at_fork(after_in_child=servers.begin_child, after_in_parent=servers.has_forked)
     when_imported("socket", lambda module: _wrap_class(module.socket, book, link))
-    when_imported("multiprocessing.reduction", lambda module: _wrap_reducer(module, book, link))
+    when_imported("multiprocessing.reduction", lambda module: _wrap_reducer(module, book))
 
 
 def _wrap_class(cls: type, book: Book, link: Link) -> None:
@@ -47,7 +45,7 @@ def _wrap_class(cls: type, book: Book, link: Link) -> None:
         *(_bind(real, book, link), _listen(real, book), _accept(real, book), _shutdown(real, book)),
         *(_close(real, book), _detach(real, book), _set_inheritable(real, book)),
         *(_connect(real, book), _connect_ex(real, book)),
-        *(_settimeout(real, book), _setblocking(real, book), _gettimeout(real, book)),
+        *(_settimeout(real, book), _setblocking(real, book), _gettimeout(real, book), getblocking),
     ]
     for wrap in wraps:
         original = getattr(cls, wrap.__name__)
@@ -150,7 +148,7 @@ def _bind_again(real: Methods, book: Book, sock: Any, address: Any, asked: list[
 
 
 def _note(book: Book, sock: Any, asked: list[Any]) -> None:
-    _guarded(lambda: book.note(int(sock.family), asked, sock.fileno()))
+    _guarded(lambda: book.note(int(sock.family), asked, list(sock.getsockname()[:2]), sock.fileno()))
 
 
 def _listen(real: Methods, book: Book) -> Real:
@@ -172,7 +170,7 @@ def _listen(real: Methods, book: Book) -> Real:
 def _set_inheritable(real: Methods, book: Book) -> Real:
     def set_inheritable(self: Any, inheritable: bool) -> None:
         real.set_inheritable(self, inheritable)
-        spot = book.spots.get(self.fileno()) if inheritable else None
+        spot = book.find(self.fileno()) if inheritable and self.fileno() in book.spots else None
         if spot is not None:
             # It is meant for another program, where nobody can see it listen.
             _guarded(lambda: real.settle(self, book, spot))
@@ -185,7 +183,7 @@ def _set_inheritable(real: Methods, book: Book) -> Real:
 
 def _accept(real: Methods, book: Book) -> Real:
     def accept(self: Any) -> Any:
-        spot = book.spots.get(self.fileno()) if book.spots else None
+        spot = book.find(self.fileno()) if self.fileno() in book.spots else None
         if spot is None or not spot.kept:
             return real.accept(self)
         from . import serve_plain
@@ -229,13 +227,17 @@ def _setblocking(real: Methods, book: Book) -> Real:
 def _gettimeout(real: Methods, book: Book) -> Real:
     def gettimeout(self: Any) -> float | None:
         timeout: float | None = real.gettimeout(self)
-        if timeout == 0 and book.spots:
-            spot = book.spots.get(self.fileno())
+        if timeout == 0 and self.fileno() in book.spots:
+            spot = book.find(self.fileno())
             if spot is not None:
                 return spot.waits.get(self.fileno(), timeout)
         return timeout
 
     return gettimeout
+
+
+def getblocking(self: Any) -> bool:
+    return bool(self.gettimeout() != 0)
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def _is_here(host: str, bound: str) -> bool:
 # ---- other processes -------------------------------------------------------------------------------------------------
 
 
-def _wrap_reducer(module: ModuleType, book: Book, link: Link) -> None:
+def _wrap_reducer(module: ModuleType, book: Book) -> None:
     """A socket that goes to another process is accepted on there: nothing of ours is in it to hold that back."""
     import socket
 
@@ -336,7 +338,7 @@ def _wrap_reducer(module: ModuleType, book: Book, link: Link) -> None:
         if spot is None:
             return rebuilt
         if book.settle(sock.fileno(), spot) is not None:
-            link.tell("cannot", what="gate", why="worker processes")
+            servers.cannot(servers.WORKERS)
         if spot.kept and sock.gettimeout() is None and len(rebuilt) == 2:
             return (*rebuilt, _FOREVER, None, None, _socket.socket.settimeout)
         return rebuilt
