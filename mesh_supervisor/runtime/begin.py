@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import wire
+from . import forks, wire
 from .hints import Any, Callable
 from .link import Link, Message
 from .program import Program
@@ -87,7 +87,7 @@ def _own_words(kind: str, name: str, args: list[str]) -> list[str]:
 
 def begin(link: Link, start: Message, descriptors: list[int]) -> None:
     """Puts each part in its place; then the supervisor is told that the program begins."""
-    os.register_at_fork(after_in_child=link.close)  # the program's children have nothing to say to the supervisor
+    forks.install(link)
     trace, held, gate = start.get("trace"), start["held"], bool(start.get("gate"))
     if trace:
         _put(link, "trace", lambda part: part.install(link, trace))

@@ -39,6 +39,11 @@ class Link:
         """-1 once it is closed."""
         return self._socket.fileno()
 
+    @property
+    def listening(self) -> bool:
+        """It has a thread."""
+        return self._listening
+
     def hear(self) -> tuple[Message, list[int]] | None:
         """The next packet, waited for; None at the end. Only before ``listen``. Raises OSError, wire.Garbled."""
         return wire.receive(self._socket)

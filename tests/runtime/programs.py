@@ -562,4 +562,36 @@ CASES = {
             print(events)
         """,
     ),
+    "forks, warnings are errors": x(
+        """
+            import os
+            for again in range(3):
+                pid = os.fork()
+                if not pid:
+                    os._exit(5)
+                print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """,
+        "-W error x.py",
+    ),
+    "forks beside a thread of its own": x(
+        """
+            import os, threading, time, warnings
+            def fork():
+                pid = os.fork()
+                if not pid:
+                    os._exit(5)
+                os.waitpid(pid, 0)
+            fork()
+            ended = threading.Event()
+            thread = threading.Thread(target=ended.wait)
+            thread.start()
+            fork()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                fork()
+            ended.set()
+            thread.join()
+        """,
+        "-W always x.py",
+    ),
 }

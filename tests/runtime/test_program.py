@@ -79,9 +79,18 @@ def parted(case: Case) -> tuple[list[str], list[str]]:
 
 def in_runtime(case: Case, folder: Path, python: str) -> Outcome:
     flags, program = parted(case)
-    with Guest(program, python=python, flags=flags, directory=folder, environ=environ_of(case), text=False) as guest:
+    everything = {"gate": True, "learn": True, "trace": {"roots": [str(folder)], "never": []}}
+    with Guest(
+        program,
+        start=everything,
+        python=python,
+        flags=flags,
+        directory=folder,
+        environ=environ_of(case),
+        text=False,
+    ) as guest:
         out, err = guest.process.communicate(timeout=PATIENCE)
-        assert [packet["is"] for packet in guest.hear_all()] == ["hello"]
+        assert [packet for packet in guest.hear_all() if packet["is"] not in ("hello", "reads", "writes")] == []
         return guest.process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
 
 
@@ -100,6 +109,21 @@ def test_as_in_plain_python(name: str, python: str, tmp_path: Path) -> None:
     write(case, tmp_path, python)
     plain = comparable(plainly(case, tmp_path, python))
     assert comparable(in_runtime(case, tmp_path, python)) == plain
+
+
+SMALL = frozenset({"_socket", "_json", "_contextvars", "select", "errno", "time", "types", "_thread", "__future__"})
+"""What the runtime may load: modules in C that import nothing, and one that Python's own start loads nearly always."""
+
+
+PATHS = frozenset({"os", "os.path", "stat", "_stat", "posixpath", "genericpath", "_collections_abc", "abc", "_abc"})
+"""Not loaded without site."""
+
+
+def test_next_to_nothing_is_loaded_for_it(python: str, tmp_path: Path) -> None:
+    case = Case({"x.py": "import sys\nprint(*sys.modules)\n"}, "-S x.py")
+    write(case, tmp_path, python)
+    plain, ours = (set(run(case, tmp_path, python)[1].split()) for run in (plainly, in_runtime))
+    assert {name for name in ours - plain - SMALL if not name.startswith("_meshsup")} - PATHS == set()
 
 
 # ---- the channel -------------------------------------------------------------------------------------------------
