@@ -21,9 +21,8 @@ import os
 import sys
 import time
 from _contextvars import ContextVar
-from types import FrameType
-from typing import Any
 
+from .hints import Any, FrameType
 from .link import Link
 
 PER_FOLDER = 200
@@ -125,7 +124,7 @@ class _Trace:
         self.roots = tuple(_folder(root) for root in options["roots"])
         self.near = (*self.roots, _folder(sys.pycache_prefix)) if sys.pycache_prefix else self.roots
         installed = (place for place in sys.path if place.endswith(("/site-packages", "/dist-packages")))
-        places = (os.path.dirname(os.__file__), *installed, *options.get("never", ()))
+        places = (OURS, os.path.dirname(os.__file__), *installed, *options.get("never", ()))
         self.never = tuple(_folder(place) for place in places)
         # Who keeps a project in such a place means it.
         self._words = tuple(word for word in NEVER_INSIDE if not any(word in root for root in self.roots))
@@ -282,8 +281,7 @@ class _Trace:
             return self._sources[file]
         except KeyError:
             path = _absolute(file) if file[:1] != "<" else None
-            ours = path is not None and self._concerns(path) and not path.startswith(OURS)
-            self._sources[file] = path if ours else None
+            self._sources[file] = path if path is not None and self._concerns(path) else None
             return self._sources[file]
 
     # ---- writes ------------------------------------------------------------------------------------------------------
