@@ -6,6 +6,7 @@ is behind ``Preparation``.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,15 +15,16 @@ from typing import Protocol, TypeVar
 
 from mesh_supervisor import environment
 from mesh_supervisor.enrolment import Enrolment, announcement_of, registrar_of
-from mesh_supervisor.errors import MeshError, PortTaken
+from mesh_supervisor.errors import MeshError, NotReady, PortTaken
 from mesh_supervisor.host.children import Program
 from mesh_supervisor.host.guest import Guest, Told
 from mesh_supervisor.host.instance import Enrolled, Instance, Place, Starter, Watchers
 from mesh_supervisor.host.interpreter import Interpreter
 from mesh_supervisor.host.ports import holder_of
 from mesh_supervisor.host.sockets import Held, HeldSockets, listening_on
-from mesh_supervisor.host.starting import Begin, Cold, Handing, Plainly
+from mesh_supervisor.host.starting import Begin, Cold, Handing, Plainly, Warmly, wanted_by
 from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.host.warm import How, Warmth
 from mesh_supervisor.impact import Inputs
 from mesh_supervisor.lifecycle import Ended, Hold, Order, Start
 from mesh_supervisor.limits import Limitation, limitation
@@ -30,6 +32,7 @@ from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, Kind, MeshSpec, Register
 from mesh_supervisor.target import Plain, Target
 from mesh_supervisor.traced import trace_options
+from mesh_supervisor.warmth import Wanted, Way
 
 
 class Interpreters(Protocol):
@@ -70,6 +73,7 @@ class Ground:
     enrolment: Enrolment
     selection: Selection
     interpreters: Interpreters
+    warmth: Warmth
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,15 @@ class Preparation(Protocol):
         """What of Python it runs, for the runtime; or why it runs without."""
         ...
 
-    def begin(self, spec: AgentSpec) -> Begin: ...
+    def starter(self, spec: AgentSpec, target: Target, guest: Guest) -> Starter: ...
+
+    def how(self, spec: AgentSpec) -> How | None:
+        """How its newest instance was started; None: as always."""
+        ...
+
+    def distrust(self, mark: str, why: str) -> None:
+        """This instance did not get ready."""
+        ...
 
     def told(self, spec: AgentSpec, generation: int) -> Told:
         """Who hears what the runtime says of reads and writes."""
@@ -176,7 +188,7 @@ class AgentLauncher:
         if isinstance(target, Plain):
             return None, Plainly()
         guest = Guest(self.sockets if self._gated else HeldSockets(), self.preparation.told(self.spec, generation))
-        return guest, Cold(target, guest, self.preparation.begin(self.spec))
+        return guest, self.preparation.starter(self.spec, target, guest)
 
     def _own_socket(self) -> Held:
         """The one that is handed to it. Raises MeshError when it cannot be bound."""
@@ -220,7 +232,11 @@ class AgentLauncher:
             limits.append(limitation("order", 'order = "stop-first"'))
         elif self.order is Order.STOP_FIRST and self.alone is not None and not limits:
             limits.append(limitation("order", self.alone))
-        return Standing(str(self.order), "cold", "plain" if instance.guest is None else "yes", tuple(limits))
+        how = self.preparation.how(self.spec)
+        if how is not None and how.reason:
+            limits.append(limitation("warm" if how.way is Way.COLD else str(how.way), how.reason, how.cure))
+        start = "cold" if how is None or how.way is Way.COLD else f"warm {how.way}"
+        return Standing(str(self.order), start, "plain" if instance.guest is None else "yes", tuple(limits))
 
     def withdraw(self, generation: int) -> None:
         self.preparation.withdraw(self.spec, generation)
@@ -251,6 +267,10 @@ def _recent(known: dict[int, T], generation: int) -> dict[int, T]:
     return {number: what for number, what in known.items() if number > generation - REMEMBERED}
 
 
+INVENTORY_PATIENCE = 30.0
+"""Seconds; its own work comes first."""
+
+
 class LaunchedInstance(Instance):
     """An Instance that its launcher knows while it lives."""
 
@@ -266,6 +286,13 @@ class LaunchedInstance(Instance):
     ) -> None:
         super().__init__(spec, mark, generation, watchers, enrolled, guest)
         self._launcher = launcher
+
+    async def ready(self) -> None:
+        try:
+            await super().ready()
+        except NotReady as error:
+            self._launcher.preparation.distrust(self.mark, str(error))
+            raise
 
     async def unwell(self) -> str:
         # Ready, and said so: what nobody waits for comes now.
@@ -289,6 +316,7 @@ class AgentPreparation:
     say: Callable[[str], None]
     inputs: Inputs = field(default_factory=Inputs)
     interpreter: Interpreter | None = None
+    _learnt: frozenset[str] | None = None
     _warned: str | None = None
     _said_unregistered: bool = False
     _enrolled: dict[int, str] = field(default_factory=dict)  # generation -> the id that the registry may know
@@ -325,9 +353,26 @@ class AgentPreparation:
         assert self.interpreter is not None  # `program` comes first
         return await self.ground.interpreters.target_of(spec, self.interpreter)
 
-    def begin(self, spec: AgentSpec) -> Begin:
+    def starter(self, spec: AgentSpec, target: Target, guest: Guest) -> Starter:
         temporary = {tempfile.gettempdir(), spec.environment.get("TMPDIR", tempfile.gettempdir())}
-        return Begin(trace=trace_options(spec, self._roots, (self.ground.state.path, *map(Path, temporary))))
+        trace = trace_options(spec, self._roots, (self.ground.state.path, *map(Path, temporary)))
+        cold = Cold(target, guest, Begin(trace, learn=spec.warm is not False))
+        return Warmly(self.ground.warmth, spec.name, spec.warm, self.inputs.third_party, cold)
+
+    async def wanted(self, spec: AgentSpec) -> Wanted | None:
+        """What its next start will look like, as far as can be told before; None: it runs without the runtime."""
+        self.inputs = await self.ground.selection.preview(spec.name)
+        program = await self.as_known(spec, 0)
+        target = await self.target(spec)
+        if isinstance(target, Plain) or spec.warm is False:
+            return None
+        return wanted_by(spec.name, spec.warm, self.inputs.third_party, target, program)
+
+    def how(self, spec: AgentSpec) -> How | None:
+        return self.ground.warmth.how(spec.name)
+
+    def distrust(self, mark: str, why: str) -> None:
+        self.ground.warmth.distrust(mark, why)
 
     def told(self, spec: AgentSpec, generation: int) -> Told:
         selection, name = self.ground.selection, spec.name
@@ -361,12 +406,25 @@ class AgentPreparation:
 
     async def settled(self, spec: AgentSpec, instance: Instance) -> None:
         self.ground.selection.ready(spec.name, instance.generation)
+        await self._learn(spec, instance)
         if self.inputs.known:
             return
         inputs = await self.ground.interpreters.inputs_of_running(spec, instance.pid)
         if inputs is not None:
             self.inputs = inputs
             await self.ground.selection.look_again(spec.name, inputs)
+
+    async def _learn(self, spec: AgentSpec, instance: Instance) -> None:
+        """What it has imported, for the next warm start: of one that was warm only where its imports are others now."""
+        how = self.how(spec)
+        cold = how is None or how.way is Way.COLD
+        if instance.guest is None or spec.warm is False or not (cold or self.inputs.third_party != self._learnt):
+            return
+        took = asyncio.get_running_loop().time() - instance.spawned_at
+        packets = await instance.guest.inventory(INVENTORY_PATIENCE)
+        if packets:
+            self._learnt = self.inputs.third_party
+            self.ground.warmth.learnt(spec.name, packets, took if cold else None)
 
     def registrar(self, spec: AgentSpec) -> Register:
         return registrar_of(spec, self.inputs.third_party)
@@ -421,8 +479,14 @@ class RegistryPreparation:
     async def target(self, spec: AgentSpec) -> Target | Plain:
         return Plain("")
 
-    def begin(self, spec: AgentSpec) -> Begin:
-        return Begin()
+    def starter(self, spec: AgentSpec, target: Target, guest: Guest) -> Starter:
+        return Cold(target, guest, Begin())
+
+    def how(self, spec: AgentSpec) -> How | None:
+        return None
+
+    def distrust(self, mark: str, why: str) -> None:
+        return
 
     def told(self, spec: AgentSpec, generation: int) -> Told:
         return Told()

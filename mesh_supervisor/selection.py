@@ -142,6 +142,10 @@ class Selection:
         self._learn(tracked, inputs)
         return inputs
 
+    async def preview(self, agent: str) -> Inputs:
+        """The inputs as they are now; nothing is started from them."""
+        return await self._inputs_of(self.agents[agent])
+
     async def look_again(self, agent: str, inputs: Inputs) -> None:
         """Inputs that became known only while it runs. What they hold now counts as what it was started from."""
         tracked = self.agents[agent]
@@ -295,13 +299,17 @@ class Selection:
 
     async def why(self, path: Path) -> dict[str, Reason]:
         """The agents that a change of this file would concern, whether they are watched or not."""
-        for tracked in list(self.agents.values()):  # mesh.toml may be applied meanwhile
-            if tracked.started_from is None:
-                self._learn(tracked, await self._inputs_of(tracked))
+        await self.know_all()
         inputs = {name: t.inputs for name, t in self.agents.items()}
         paths = _with_contents(frozenset({path}), inputs.values())
         user, found = self._ignore.user_ignored, self._ignore.discovery_ignored
         return impact.affected(paths, inputs, user, found, unwatched_too=True)
+
+    async def know_all(self) -> None:
+        """The inputs also of agents that were never started."""
+        for tracked in list(self.agents.values()):  # mesh.toml may be applied meanwhile
+            if tracked.started_from is None:
+                self._learn(tracked, await self._inputs_of(tracked))
 
     def asides(self, path: Path) -> dict[str, str]:
         """The agents that have read this file although it is no input of theirs, each with the reason."""

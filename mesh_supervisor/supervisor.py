@@ -25,6 +25,7 @@ from mesh_supervisor.host.instance import Watchers
 from mesh_supervisor.host.projects import project_roots
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.traced import Traces
+from mesh_supervisor.host.warm import Warmth
 from mesh_supervisor.host.watch import Watcher
 from mesh_supervisor.launcher import (
     AgentLauncher,
@@ -63,6 +64,7 @@ from mesh_supervisor.spec import (
     MeshSpec,
     Mode,
 )
+from mesh_supervisor.warmth import SPARES
 
 GOODBYE = 2.0
 """Seconds for the last withdrawals; leases end what cannot be said any more."""
@@ -91,7 +93,16 @@ class Supervisor:
             say=self.say,
             traces=Traces(state.path),
         )
-        self.ground = Ground(mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finder)
+        self.warmth = Warmth(
+            state.owner,
+            state.path / "warm",
+            line=outputs.hub.publish,
+            say=self.say,
+            spares=SPARES if mesh.mode is Mode.DEV else 0,
+        )
+        self.ground = Ground(
+            mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finder, self.warmth
+        )
         self.slots = Slots(mesh.parallel_starts)
         self.members: dict[str, Member] = {}
         self.watcher: Watcher | None = None
@@ -113,18 +124,27 @@ class Supervisor:
         """Starts what is wanted, and stops all of it when ``over`` is set. Returns the exit code of `up`."""
         self.profiles = frozenset(profiles)
         async with asyncio.TaskGroup() as self._tasks:
-            self._keepers = [self._spin(self.selection.run()), self._spin(self.enrolment.run())]
+            keepers = (self.selection.run(), self.enrolment.run(), self.warmth.run())
+            self._keepers = [self._spin(keeper) for keeper in keepers]
             self._add_registry()
             for spec in self.mesh.agents.values():
                 self.add(spec)
             await self._say_interpreters()
             self.outputs.bus.publish(event(EventKind.MESH_STARTED, f"mesh {self.mesh.name} started"))
-            self.want(self.chosen(names, profiles))
+            chosen = self.chosen(names, profiles)
+            await self._expect(chosen)
+            self.want(chosen)
             if REGISTRY not in self.members:
                 self.start_watching()
             await self.over.wait()
             await self._wind_up(self._keepers)
         return self.exit_code
+
+    async def _expect(self, names: Iterable[str]) -> None:
+        """What was learnt in earlier runs is imported while the registry starts."""
+        preparations = [(self.members[name].spec, self.members[name].preparation) for name in names]
+        found = [await one.wanted(spec) for spec, one in preparations if isinstance(one, AgentPreparation)]
+        self.warmth.expect([one for one in found if one is not None])
 
     async def _say_interpreters(self) -> None:
         """Which Python runs whom, and why that one: a wrong guess is the commonest reason of a missing module."""
@@ -143,6 +163,7 @@ class Supervisor:
             self.watcher.stop()
         await _cancelled(keepers)
         await self._stop_all()
+        await self.warmth.close()
         await self.client.aclose()
         self.outputs.bus.publish(event(EventKind.MESH_STOPPED, f"mesh {self.mesh.name} stopped"))
         for member in self.members.values():
@@ -315,6 +336,8 @@ class Supervisor:
     def _changed(self, name: str, before: Agent, after: Agent) -> None:
         """After every step of an agent: what becomes of its sockets, who waits for it, and who should try again."""
         self.members[name].launcher.hold(hold(after))
+        if after.wish is Wish.DOWN and before.wish is Wish.UP:
+            self.warmth.stopped(name)
         if phase(before) is phase(after) and before.serving == after.serving and before.incoming == after.incoming:
             return
         became_ready = after.serving is not None and after.serving != before.serving
@@ -414,6 +437,8 @@ class Supervisor:
         held = member.held
         if held is not None and held.afterwards is not None and isinstance(happened, InputsChanged):
             self.news.held_back(member, happened.reason)
+        if isinstance(happened, InputsChanged):
+            self.warmth.edited(name)
         member.task.post(happened)
 
     def _batch(self, paths: frozenset[Path]) -> None:

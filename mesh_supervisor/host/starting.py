@@ -88,9 +88,7 @@ class Warmly:
     cold: Cold
 
     def wanted(self, program: Program) -> Wanted:
-        target = self.cold.target
-        where = str(program.directory)
-        return Wanted(self.agent, self.choice, target.python, target.flags, program.environ, where, self.imports)
+        return wanted_by(self.agent, self.choice, self.imports, self.cold.target, program)
 
     async def __call__(self, program: Program, *, output: int, mark: str) -> Child:
         target, guest = self.cold.target, self.cold.guest
@@ -111,3 +109,8 @@ class Warmly:
             return await self.cold(program, output=output, mark=mark)
         guest.channel.release_theirs()
         return child
+
+
+def wanted_by(agent: str, choice: Choice, imports: frozenset[str], target: Target, program: Program) -> Wanted:
+    where = str(program.directory)
+    return Wanted(agent, choice, target.python, target.flags, program.environ, where, imports)

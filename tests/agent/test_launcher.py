@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,18 @@ class FakeInterpreters:
         assert isinstance(spec.command, CommandLine)
         return spec.command.argv
 
+    async def roots(self, specs: Iterable[AgentSpec]) -> tuple[Path, ...]:
+        return ()
+
     async def target_of(self, spec: AgentSpec, interpreter: Interpreter) -> Target | Plain:
         return Plain("not asked for", "")
 
     async def inputs_of_running(self, spec: AgentSpec, pid: int) -> Inputs | None:
+        return None
+
+
+class FakeWarmth:
+    def how(self, agent: str) -> None:
         return None
 
 
@@ -78,6 +87,7 @@ class Yard:
             self.enrolment,  # type: ignore[arg-type]
             self.selection,  # type: ignore[arg-type]
             FakeInterpreters(),
+            FakeWarmth(),  # type: ignore[arg-type]
         )
         self.preparation = AgentPreparation(ground, self.said.append)
         self.launcher = AgentLauncher(self.spec, self.preparation, self.state, SILENT, lambda: 0.0)

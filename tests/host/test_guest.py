@@ -299,7 +299,7 @@ def test_a_guest_that_goes_frees_those_who_wait() -> None:
             one.end.close()
             with pytest.raises(ConnectionError):
                 await knocking
-            assert await asking is None
+            assert await asking == []
 
     asyncio.run(main())
 
