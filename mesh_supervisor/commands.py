@@ -14,9 +14,8 @@ from mesh_supervisor.applying import NO_CHANGE, Applying
 from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent, UsageError, suggestion
 from mesh_supervisor.events import Event
-from mesh_supervisor.explain import explain, traced_lines
+from mesh_supervisor.explain import explain, watch_lines, watch_row
 from mesh_supervisor.holding import Holding, by_whom
-from mesh_supervisor.host.inputs import env_files_there
 from mesh_supervisor.host.logs import SUPERVISOR, Line
 from mesh_supervisor.lifecycle import (
     EditRejected,
@@ -33,7 +32,6 @@ from mesh_supervisor.lifecycle import Event as LifeEvent
 from mesh_supervisor.member import REGISTRY, Member
 from mesh_supervisor.ordering import start_levels, with_dependencies
 from mesh_supervisor.supervisor import Supervisor
-from mesh_supervisor.wording import counted
 
 Arguments = Mapping[str, Any]
 
@@ -245,22 +243,8 @@ class Commands:
         body["agents"] = {}
         for name in names:
             tracked = supervisor.selection.agents[name]
-            inputs = tracked.inputs
-            row: dict[str, Any] = {
-                "enabled": tracked.enabled and inputs.watched,
-                "imports": len(inputs.files),
-                "globs": [glob.text for glob in inputs.globs],
-                "matched": len(inputs.matched),
-                "read": sorted(map(str, inputs.read.keys() - inputs.absent)),
-                "listed": sorted(map(str, inputs.listings)),
-                "asides": {str(path): why for path, why in sorted(inputs.asides.items())},
-                "env_files": [str(file) for file in env_files_there(inputs)],
-                "directories": [str(folder) for folder in inputs.directories],
-                "notes": [*((inputs.warning,) if inputs.warning else ()), *inputs.notes],
-            }
-            body["agents"][name] = row
-            lines.append(f"{name}: {_watch_line(row)}{self._gate(name)}")
-            lines += [f"  {note}" for note in (*traced_lines(inputs, supervisor.mesh.root), *row["notes"])]
+            body["agents"][name] = watch_row(tracked.inputs, enabled=tracked.enabled)
+            lines += watch_lines(name, tracked.inputs, supervisor.mesh.root, self._gate(name))
         return Answer(ok=True, lines=tuple(lines), body=body)
 
     async def _watch_enable(self, arguments: Arguments) -> Answer:
@@ -312,15 +296,6 @@ def _matching(words: Collection[str], names: list[str]) -> list[str]:
             raise UnknownAgent(word, names)
         chosen.update(found)
     return [name for name in names if name in chosen]
-
-
-def _watch_line(row: Mapping[str, Any]) -> str:
-    parts = [counted(row["imports"], "imported file")] if row["imports"] else []
-    parts += [f"{counted(len(row['read']), 'file')} seen being read"] if row["read"] else []
-    parts += [f"{counted(row['matched'], 'file')} by {', '.join(row['globs'])}"] if row["globs"] else []
-    parts += [counted(len(row["env_files"]), "env file")] if row["env_files"] else []
-    parts += [f"all of {folder}" for folder in row["directories"]]
-    return ", ".join(parts) or "no known inputs"
 
 
 def _answer(outcomes: Sequence[Outcome]) -> Answer:

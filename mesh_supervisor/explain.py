@@ -1,6 +1,6 @@
-"""`why`: in words, whom a change of a file would reload and by which chain, or why nobody.
+"""`why` and `watch status`: in words, whom a change of a file would reload and by which chain, and what is watched.
 
-`meshsup why` asks it of a supervisor, and of mesh.toml when none runs.
+Both are asked of a supervisor, and of mesh.toml when none runs.
 `Selection` knows the inputs of every agent, `gate` what stands between a change and its effect ("" if nothing does).
 """
 
@@ -12,9 +12,11 @@ from typing import Any
 
 from mesh_supervisor.control.messages import Answer
 from mesh_supervisor.host.ignore import Ignore
+from mesh_supervisor.host.inputs import env_files_there
 from mesh_supervisor.impact import Inputs, chain_text, short
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import MeshSpec
+from mesh_supervisor.wording import counted
 
 MOST_NAMED = 8
 """Files of one kind that are named; --json names all."""
@@ -37,6 +39,34 @@ async def explain(
         lines += [f"{name} has read it, which does not count: {why}" for name, why in asides.items()]
         body["files"].append({"path": text, "agents": chains, "asides": asides})
     return Answer(ok=True, lines=tuple(lines), body=body)
+
+
+def watch_row(inputs: Inputs, *, enabled: bool) -> dict[str, Any]:
+    """What `watch status --json` prints of one agent."""
+    return {
+        "enabled": enabled and inputs.watched,
+        "imports": len(inputs.files),
+        "globs": [glob.text for glob in inputs.globs],
+        "matched": len(inputs.matched),
+        "read": sorted(map(str, inputs.read.keys() - inputs.absent)),
+        "listed": sorted(map(str, inputs.listings)),
+        "asides": {str(path): why for path, why in sorted(inputs.asides.items())},
+        "env_files": [str(file) for file in env_files_there(inputs)],
+        "directories": [str(folder) for folder in inputs.directories],
+        "notes": [*((inputs.warning,) if inputs.warning else ()), *inputs.notes],
+    }
+
+
+def watch_lines(name: str, inputs: Inputs, root: Path, gate: str) -> list[str]:
+    """The same for people."""
+    row = watch_row(inputs, enabled=True)
+    parts = [counted(row["imports"], "imported file")] if row["imports"] else []
+    parts += [f"{counted(len(row['read']), 'file')} seen being read"] if row["read"] else []
+    parts += [f"{counted(row['matched'], 'file')} by {', '.join(row['globs'])}"] if row["globs"] else []
+    parts += [counted(len(row["env_files"]), "env file")] if row["env_files"] else []
+    parts += [f"all of {folder}" for folder in row["directories"]]
+    notes = [f"  {note}" for note in (*traced_lines(inputs, root), *row["notes"])]
+    return [f"{name}: {', '.join(parts) or 'no known inputs'}{gate}", *notes]
 
 
 def traced_lines(inputs: Inputs, root: Path) -> list[str]:

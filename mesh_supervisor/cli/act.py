@@ -86,8 +86,16 @@ watch = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is w
 
 @watch.command(cls=Verb)
 def status(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
-    """What is watched, how, and why not."""
-    _command(ctx, "watch-status", agents, 10.0, as_json)
+    """What is watched, how, and why not. When nothing runs: by mesh.toml alone."""
+    client = client_of(ctx)
+    if client.running():
+        _command(ctx, "watch-status", agents, 10.0, as_json)
+        return
+    import asyncio
+
+    from mesh_supervisor.cli import offline
+
+    tell(asyncio.run(offline.watch_status(client.place, agents or [])), as_json)
 
 
 @watch.command(cls=Verb)

@@ -14,6 +14,7 @@ from mesh_supervisor.cli.words import one_line
 from mesh_supervisor.config import choose_mode, load
 from mesh_supervisor.host.inputs import count
 from mesh_supervisor.host.interpreter import Broken, Interpreter
+from mesh_supervisor.host.kept_ports import read_kept_port
 from mesh_supervisor.impact import Inputs
 from mesh_supervisor.imports import Gone
 from mesh_supervisor.locate import Place, mode_in
@@ -26,7 +27,7 @@ def describe(place: Place) -> None:
     mode, reason = choose_mode(
         None, os.environ, mode_in(place.file), pid_one=False, parent_is_pid_one=False, stdout_is_tty=True
     )
-    mesh = load(place.file, os.environ, mode=mode, mode_reason=reason)
+    mesh = load(place.file, os.environ, mode=mode, mode_reason=reason, kept_port=read_kept_port(place.state_dir))
     looked = asyncio.run(_look(mesh))
     show(*_summary(mesh))
     if mesh.agents:

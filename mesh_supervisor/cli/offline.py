@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mesh_supervisor import environment
@@ -11,7 +12,7 @@ from mesh_supervisor.config import load
 from mesh_supervisor.control.messages import Answer
 from mesh_supervisor.debugging import python_words
 from mesh_supervisor.errors import UnknownAgent
-from mesh_supervisor.explain import explain
+from mesh_supervisor.explain import explain, watch_lines, watch_row
 from mesh_supervisor.host.children import Program
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder
@@ -48,10 +49,38 @@ async def why(place: Place, paths: Sequence[str]) -> Answer:
     """What `why` would say if the mesh ran. Raises ConfigError."""
     mesh = load(place.file, os.environ)
     ignore = ignore_of(mesh)
-    finder = InputFinder(mesh.root, ignore, dict(os.environ), mesh.watch.roots)
+    return await explain(paths, _selection(mesh, ignore), mesh, ignore, lambda name: "")
+
+
+async def watch_status(place: Place, words: Sequence[str]) -> Answer:
+    """What `watch status` would say of the agents if the mesh ran. Raises ConfigError, UnknownAgent."""
+    mesh = load(place.file, os.environ)
+    selection = _selection(mesh, ignore_of(mesh))
+    await selection.know_all()
+    off = StateDir.open(place.state_dir).unwatched() if place.state_dir.is_dir() else frozenset[str]()
+    how = "off, as mesh.toml has it" if not mesh.watch.enabled else "nothing runs; as soon as it does"
+    lines, rows = [f"watching: {how}"], {}
+    for name in _meant(words, mesh.agents):
+        inputs = selection.agents[name].inputs
+        rows[name] = watch_row(inputs, enabled=name not in off)
+        gate = f" - switched off; `meshsup watch enable {name}`, once it runs" if name in off else ""
+        lines += watch_lines(name, inputs, mesh.root, gate)
+    body = {"how": "off", "why": how, "roots": [], "directories": 0, "files": 0, "agents": rows}
+    return Answer(ok=True, lines=tuple(lines), body=body)
+
+
+def _meant(words: Sequence[str], names: Collection[str]) -> list[str]:
+    for word in words:
+        if not any(fnmatchcase(name, word) for name in names):
+            raise UnknownAgent(word, names)
+    return [name for name in names if not words or any(fnmatchcase(name, word) for word in words)]
+
+
+def _selection(mesh: MeshSpec, ignore: Ignore) -> Selection:
+    """Of a mesh that does not run: it knows what would be inputs, and posts nothing."""
     selection = Selection(
         mesh.root,
-        finder,
+        InputFinder(mesh.root, ignore, dict(os.environ), mesh.watch.roots),
         ignore,
         post=_nobody,
         configured=_nothing,
@@ -60,7 +89,7 @@ async def why(place: Place, paths: Sequence[str]) -> Answer:
     )
     for spec in mesh.agents.values():
         selection.track(spec, enabled=True)
-    return await explain(paths, selection, mesh, ignore, lambda name: "")
+    return selection
 
 
 def _nobody(agent: str, happened: object) -> None:

@@ -243,3 +243,24 @@ def test_why_when_nothing_runs(root: Path, meshsup: Command) -> None:
     assert config.startswith(f"{root}/mesh.toml: it is applied when it is saved")
     assert gone == f"{root}/gone.py: no agent depends on it (there is no such file)"
     assert not (root / ".mesh").exists()
+
+
+def test_watch_status_when_nothing_runs(root: Path, meshsup: Command) -> None:
+    (root / "agents" / "planner.py").write_text("import tool\n")
+    (root / "agents" / "tool.py").write_text("")
+    done = meshsup("watch", "status", "plan*")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "watching: nothing runs; as soon as it does\nplanner: 2 imported files\n"
+    assert not (root / ".mesh").exists()
+    body = json.loads(meshsup("watch", "status", "--json").out)
+    assert (body["how"], body["agents"]["planner"]["imports"]) == ("off", 2)
+    assert meshsup("watch", "status", "planer").code == 4
+    assert meshsup("watch", "disable").code == 3, "what changes a mesh needs one"
+
+
+def test_check_shows_a_port_that_was_chosen_and_chooses_none(root: Path, meshsup: Command) -> None:
+    (root / "mesh.toml").write_text('[agents.planner]\ncommand = "agents/planner.py"\nport = 0\n')
+    assert meshsup("check").out.splitlines()[-1].split()[1:3] == ["at", "start"]
+    assert not (root / ".mesh").exists()
+    port = meshsup("exec", "planner", "--", "sh", "-c", "echo $PORT").out.strip()
+    assert meshsup("check").out.splitlines()[-1].split()[1] == port
