@@ -57,12 +57,14 @@ class Finder(Protocol):
 @dataclass(slots=True)
 class Tracked:
     """``started_from``: what the newest instance was, or is about to be, started from. None: never started.
+    ``serving_from``: the same of the one that serves, to which it goes back when the newest does not come up.
     ``withheld``: the change of mesh.toml that waits until a person switches its watching on again. ``assumed``: inputs
     of which ``started_from`` is what an older instance read. ``looks`` counts the starts that were prepared."""
 
     spec: AgentSpec
     inputs: Inputs = field(default_factory=Inputs)
     started_from: Digests | None = None
+    serving_from: Digests | None = None
     tolerated: tuple[Gone, ...] = ()
     enabled: bool = True
     withheld: str = ""
@@ -331,7 +333,17 @@ class Selection:
     def ready(self, agent: str, generation: int) -> None:
         """This generation may get requests from now on: what it reads later, it reads for them."""
         self._tracing.ready(agent, generation)
+        tracked = self.agents.get(agent)
+        if tracked is not None:
+            tracked.serving_from = tracked.started_from
         self._batches.put_nowait(lambda: self._settle(agent, generation))
+
+    def rejected(self, agent: str) -> None:
+        """The newest instance did not come up, and the one before it serves on: undoing the edit is no change, and the
+        same code once more is worth another try."""
+        tracked = self.agents.get(agent)
+        if tracked is not None and tracked.serving_from is not None:
+            tracked.started_from = tracked.serving_from
 
     async def _hear(self, agent: str) -> None:
         tracked = self.agents.get(agent)

@@ -338,6 +338,8 @@ class Supervisor:
         self.members[name].launcher.hold(hold(after))
         if after.wish is Wish.DOWN and before.wish is Wish.UP:
             self.warmth.stopped(name)
+        if before.incoming and after.rejection and after.serving and not (after.incoming or after.pending):
+            self.selection.rejected(name)
         if phase(before) is phase(after) and before.serving == after.serving and before.incoming == after.incoming:
             return
         became_ready = after.serving is not None and after.serving != before.serving

@@ -289,6 +289,28 @@ def test_a_rejected_edit_is_undone_in_a_file_that_the_edit_no_longer_imports(pro
     run(test)
 
 
+def test_an_edit_that_did_not_come_up_is_undone_and_may_be_tried_again(project: Project) -> None:
+    """It loads as far as can be told, and its process dies: what serves is still what the older files made."""
+
+    async def main() -> None:
+        project.agent("a", "good")
+        await project.start()
+        project.selection.ready("a", 1)
+        project.write("a.py", "dies at its start")
+        ((_, event),) = await project.batch("a.py")
+        assert isinstance(event, InputsChanged)
+        await project.start("a")
+        project.selection.rejected("a")
+        ((_, event),) = await project.batch("a.py")
+        assert isinstance(event, InputsChanged), "the same once more: a database may be there by now"
+        await project.start("a")
+        project.selection.rejected("a")
+        project.write("a.py", "good")
+        assert await project.batch("a.py") == [("a", EditUndone())]
+
+    asyncio.run(main())
+
+
 def test_what_serves_lives_with_is_tolerated(project: Project) -> None:
     async def test() -> None:
         project.agent("a", "import nowhere\n")
