@@ -13,7 +13,9 @@ NEVER_FORKED = ("pyarrow", "onnxruntime", "polars", "crewai")
 """Their threads may be gone at the moment we look; a forked child gets its results right and dies when it ends."""
 
 _TRIAL_AT_MOST = 10.0
-_STATUS = ("SigBlk", "SigIgn", "SigCgt", "Umask")
+_SIGNALS = ("SigBlk", "SigIgn", "SigCgt")
+_OF_THE_C_LIBRARY = 1 << 31 | 1 << 32 | 1 << 33
+"""Signals 32 to 34: it uses them itself as soon as there has been a second thread."""
 
 
 class Condition:
@@ -65,10 +67,11 @@ def _has_children() -> bool:
     return True
 
 
-def _status() -> dict[str, str]:
+def _status() -> dict[str, int]:
     with open("/proc/self/status") as file:
         lines = [line.partition(":") for line in file]
-    return {name: value.strip() for name, _, value in lines if name in _STATUS}
+    found = {name: int(value, 16) & ~_OF_THE_C_LIBRARY for name, _, value in lines if name in _SIGNALS}
+    return {**found, **{name: int(value, 8) for name, _, value in lines if name == "Umask"}}
 
 
 def _directory() -> str:
@@ -91,7 +94,7 @@ def _described(target: str) -> str:
     return "a socket or pipe" if target.startswith(("socket:", "pipe:")) else target
 
 
-def _changed(before: dict[str, str], now: dict[str, str]) -> str:
+def _changed(before: dict[str, int], now: dict[str, int]) -> str:
     if before.get("Umask") != now.get("Umask"):
         return "it has changed its umask"
     return "it has changed how signals are handled"

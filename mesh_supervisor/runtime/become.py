@@ -7,7 +7,9 @@ under which the supervisor keeps warm processes.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import resource
 import sys
@@ -139,6 +141,9 @@ def put_on(order: Order, imported: Imported, *, forked: bool) -> None:
         _forget_siblings()
         _show(order)
     _restart_clocks()
+    # What is frozen is not collected: the program's own names would never be given up. It is the last thing done before
+    # Python takes everything apart.
+    atexit.register(gc.unfreeze)
 
 
 def _replace_environment(environ: Mapping[bytes, bytes]) -> None:

@@ -83,6 +83,7 @@ def serve(link: Link) -> Instance:
             instance = warm.start(message, descriptors)
             if instance is not None:
                 return instance
+            continue
         for fd in descriptors:
             os.close(fd)
 
@@ -127,26 +128,28 @@ class _Warm:
     # ---- an instance -------------------------------------------------------------------------------------------------
 
     def start(self, start: Message, descriptors: list[int]) -> Instance | None:
-        """None in the process that goes on waiting; ``descriptors`` are the caller's then."""
+        """None in the process that goes on waiting."""
         from .become import Order
 
         try:
             order = Order(start, descriptors)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            self._decline(start, f"the request makes no sense: {type(error).__name__}: {error}")
+            self._decline(start, descriptors, f"the request makes no sense: {type(error).__name__}: {error}")
             return None
         hidden = self._hidden(order)
         if hidden:
-            self._decline(start, f"{hidden} has the name of a module that is loaded already", hides=hidden)
+            self._decline(start, descriptors, f"{hidden} has the name of a module that is loaded already", hides=hidden)
         elif not self._preload.installed.still():
-            self._decline(start, "the installed packages have changed", stale=True)
+            self._decline(start, descriptors, "the installed packages have changed", stale=True)
         elif start.get("become"):
             return self._become(start, order)
         else:
             return self._fork(start, order)
         return None
 
-    def _decline(self, start: Message, why: str, **fields: object) -> None:
+    def _decline(self, start: Message, descriptors: list[int], why: str, **fields: object) -> None:
+        for fd in descriptors:
+            os.close(fd)
         self._link.tell("unforked", **{"id": start.get("id"), "why": why, "stale": False, "hides": "", **fields})
 
     def _hidden(self, order: Order) -> str:
@@ -174,7 +177,7 @@ class _Warm:
         try:
             settle(order, None)
         except OSError as error:
-            self._decline(start, f"it cannot become it: {error.strerror}")
+            self._decline(start, order.received, f"it cannot become it: {error.strerror}")
             return None
         self._link.tell("forked", id=start["id"], pid=os.getpid())
         _wait_for_end(self._link)
@@ -188,7 +191,8 @@ class _Warm:
 
         why = self._preload.why_not_now(order.received) if self._forks else "it must not fork"
         if why:
-            self._refuse(start, why)
+            self._refuse(why)
+            self._decline(start, order.received, why)
             return None
         try:
             pid, why = double_fork(lambda middle: settle(order, middle))
@@ -199,16 +203,17 @@ class _Warm:
             put_on(order, self._imported, forked=True)
             return start, order.held, Link(order.channel)
         if pid < 0:
-            self._decline(start, why)
-        else:
-            self._link.tell("forked", id=start["id"], pid=pid)
+            self._decline(start, order.received, why)
+            return None
+        for fd in order.received:
+            os.close(fd)
+        self._link.tell("forked", id=start["id"], pid=pid)
         return None
 
-    def _refuse(self, start: Message, why: str) -> None:
+    def _refuse(self, why: str) -> None:
         if self._forks:
             self._forks = False
             self._link.tell("refused", why=why, spare=True, leave_out=[])
-        self._decline(start, why)
 
 
 def _is_module(path: str) -> bool:
