@@ -3,7 +3,7 @@
 For each server: its listener is taken away (drain_sockets.py), the answers that are still given say ``Connection:
 close``, and then it is waited until no accepted connection is left or patience is over. A connection that waits for its
 next request is not closed under a client that may be writing just then: it gets that request answered, with ``close``.
-Only where ``close_idle`` is asked for it is closed.
+It is closed when nothing has moved on it for some seconds; where ``close_idle`` is asked for, much sooner.
 
 What a framework has beyond its sockets is its *manner*: drain_manner.py, drain_uvicorn.py and its neighbours.
 """
@@ -15,7 +15,7 @@ import sys
 import time
 
 from . import serving
-from .drain_manner import Manner
+from .drain_manner import LONG_QUIET, QUIET, Manner
 from .drain_sockets import Accepted, Address, address_of, is_held_by_children, is_listener, quieten
 from .hints import Any, Callable
 from .link import Link
@@ -108,10 +108,14 @@ class Retirement:
             now = time.monotonic()
             if not self.left or now >= min(deadline, order.deadline):
                 return
-            if order.close_idle:
-                self._in_loop(lambda: self._manner.close_idle(time.monotonic() - began))
+            self._close_idle(now - began)
             time.sleep(pause)
             pause = min(LONGEST, pause * 1.3)
+
+    def _close_idle(self, waited: float) -> None:
+        quiet = QUIET if order.close_idle else LONG_QUIET
+        if waited >= quiet:
+            self._in_loop(lambda: self._manner.close_idle(quiet, waited))
 
     def _in_loop(self, step: Callable[[], None]) -> None:
         """Done when this returns, unless the loop is busy: then it is done later. A closed loop needs nothing."""

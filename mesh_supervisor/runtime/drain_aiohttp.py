@@ -21,15 +21,21 @@ class Aiohttp(Manner):
     def announce(self) -> None:
         _announce_in_all_answers()
 
-    def close_idle(self, waited: float) -> None:
+    def close_idle(self, quiet: float, waited: float) -> None:
         for handler in self._server.connections:
-            if _is_idle(handler) and is_quiet(handler.transport.get_extra_info("socket").fileno()):
+            if _is_idle(handler) and is_quiet(handler.transport.get_extra_info("socket").fileno(), quiet):
                 handler.force_close()
 
     def hurry(self) -> None:
-        # Its own shutdown would wait 60 s for streams.
-        if self._server.connections:
-            self._ending = sys.modules["asyncio"].ensure_future(self._server.shutdown(GRACE))
+        runner = sys.modules["aiohttp.web_runner"].BaseRunner
+        cleanup = runner.cleanup
+
+        async def clean_up_soon(self: Any) -> None:
+            if hasattr(self, "_shutdown_timeout"):  # 60 s, for streams too
+                self._shutdown_timeout = min(self._shutdown_timeout, GRACE)
+            await cleanup(self)
+
+        runner.cleanup = clean_up_soon
 
 
 def _is_idle(handler: Any) -> bool:

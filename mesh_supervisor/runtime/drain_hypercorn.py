@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .drain_manner import GRACE, QUIET, Manner, enclosed
+from .drain_manner import GRACE, LONG_QUIET, Manner, enclosed
 from .hints import Any
 
 
@@ -24,9 +24,9 @@ class Hypercorn(Manner):
     def announce(self) -> None:
         self._config.keep_alive_max_requests = 0
 
-    def close_idle(self, waited: float) -> None:
-        """All at once: hypercorn does not tell its connections apart."""
-        if waited > QUIET and not self._context.terminated.is_set():
+    def close_idle(self, quiet: float, waited: float) -> None:
+        """All at once: hypercorn does not tell its connections apart. After LONG_QUIET it closes each by itself."""
+        if quiet < LONG_QUIET and waited > quiet and not self._context.terminated.is_set():
             self._closing = sys.modules["asyncio"].ensure_future(self._context.terminated.set())
 
     def hurry(self) -> None:

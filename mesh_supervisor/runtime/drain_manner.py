@@ -7,8 +7,9 @@ from types import FunctionType
 
 from .hints import Any
 
-QUIET = 0.25
-"""Seconds without a byte after which a connection without a request under way is closed, where idle ones are."""
+QUIET, LONG_QUIET = 0.25, 5.0
+"""Seconds without a byte after which a connection without a request under way is closed: where that is asked for, and
+else. Frameworks wait from 5 s (uvicorn, hypercorn) to an hour (aiohttp)."""
 
 GRACE = 0.5
 """Seconds that a framework may take to end what is left, after SIGTERM."""
@@ -23,8 +24,10 @@ class Manner:
     def announce(self) -> None:
         """From now on each answer says that it is the last one of its connection."""
 
-    def close_idle(self, waited: float) -> None:
-        """Closes quiet connections without a request under way; ``waited``: seconds since the drain began."""
+    def close_idle(self, quiet: float, waited: float) -> None:
+        """Closes connections without a request under way on which nothing has moved for ``quiet`` seconds. ``waited``:
+        seconds since the drain began.
+        """
 
     def unfinished(self) -> int:
         """What goes on beside the connections, seen from any thread: tasks in the background, children."""
@@ -53,8 +56,8 @@ def _is_filled(cell: Any) -> bool:
     return True
 
 
-def is_quiet(fd: int) -> bool:
-    """Whether nothing is left to read, and nothing was sent or received for QUIET. False: no such socket.
+def is_quiet(fd: int, quiet: float) -> bool:
+    """Whether nothing is left to read, and nothing moved for ``quiet`` seconds. False: no such socket.
 
     A request that is on its way to a connection that is being closed is lost. So one in use is not closed: its next
     answer says ``close``.
@@ -66,7 +69,7 @@ def is_quiet(fd: int) -> bool:
     try:
         sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
     except BlockingIOError:
-        return _unmoved(sock) >= QUIET
+        return _unmoved(sock) >= quiet
     except OSError:
         return False
     finally:

@@ -16,9 +16,9 @@ class SocketServer(Manner):
     def announce(self) -> None:
         _announce_in_all_answers()
 
-    def close_idle(self, waited: float) -> None:
+    def close_idle(self, quiet: float, waited: float) -> None:
         for handler in _waiting_handlers():
-            if is_quiet(handler.connection.fileno()):
+            if is_quiet(handler.connection.fileno(), quiet):
                 handler.connection.shutdown(_socket.SHUT_RD)
 
     def unfinished(self) -> int:

@@ -44,12 +44,12 @@ class Uvicorn(Manner):
         found = [getattr(connection, "cycle", None) for connection in list(self._state.connections)]
         return [cycle for cycle in found if isinstance(getattr(cycle, "default_headers", None), list)]
 
-    def close_idle(self, waited: float) -> None:
+    def close_idle(self, quiet: float, waited: float) -> None:
         for connection in list(self._state.connections):
             # Those of WebSockets and HTTP/2 have no such attribute.
             cycle = getattr(connection, "cycle", self)
             idle = cycle is None or getattr(cycle, "response_complete", False)
-            if idle and is_quiet(connection.transport.get_extra_info("socket").fileno()):
+            if idle and is_quiet(connection.transport.get_extra_info("socket").fileno(), quiet):
                 connection.shutdown()
 
     def unfinished(self) -> int:
