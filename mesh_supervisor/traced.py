@@ -87,8 +87,8 @@ def _record(row: object) -> Record | None:
     match row:
         case [str(path), "dropped"] if _is_path(path):
             return Record(Path(path), "dropped")
-        case [str(path), "module", via, stamp] if _is_path(path):
-            return Record(Path(path), "module", _path(via), _stamp(stamp))
+        case [str(path), "module", via, stamp, float(at)] if _is_path(path):
+            return Record(Path(path), "module", _path(via), _stamp(stamp), first=at, last=at)
         case [str(path), "data" | "list" as how, via, stamp, str(place), int(times), float(first), float(last)]:
             if _is_path(path):
                 return Record(Path(path), how, _path(via), _stamp(stamp), place[:500], times, first, last)

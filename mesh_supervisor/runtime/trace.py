@@ -2,7 +2,7 @@
 
 An audit hook sees every ``open`` of Python code before it happens; whether it succeeds is not said. Told are:
 
-    reads   [path, "module", via, stamp]                                   imported: its source, whatever was cached
+    reads   [path, "module", via, stamp, at]                               imported: its source, whatever was cached
             [path, "data", via, stamp, place, times, first, last]          opened to be read
             [folder, "list", via, stamp, place, times, first, last]        listed (iterdir, glob, scandir)
             [folder, "dropped"]                                            more data files than we tell of
@@ -11,7 +11,7 @@ An audit hook sees every ``open`` of Python code before it happens; whether it s
 
 ``via``: the nearest file of the project on the stack. ``stamp``: [modified_ns, size, inode] at that moment; None: there
 was no such file. ``place``: who opened it, by names of files and functions (lines move with every edit).
-``times``, ``first``, ``last``: how often since it was told before, and when (monotonic seconds): a file that is opened
+``at``, ``first``, ``last``: monotonic seconds; ``times``: how often since it was told before: a file that is opened
 again and again is read at each request. Only what lies below the roots is looked at closely.
 """
 
@@ -191,7 +191,7 @@ class _Trace:
             return
         self._modules.add(path)
         via, _ = self._place(frame)
-        self._tell([path, "module", via, _stamp(path)])
+        self._tell([path, "module", via, _stamp(path), time.monotonic()])
 
     def _extension(self, arguments: tuple[Any, ...]) -> None:
         path = arguments[1]  # only where a library is loaded
