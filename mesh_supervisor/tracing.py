@@ -179,6 +179,8 @@ class Tracing:
 
     def keep_now(self) -> None:
         """At the end, when there is no time for threads."""
+        for agent in [agent for agent, trail in self._trails.items() if trail.waiting]:
+            self.take(agent)
         try:
             self._keep_all(self._to_keep())
         except OSError as error:

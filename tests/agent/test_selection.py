@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host.ignore import Ignore
-from mesh_supervisor.impact import Inputs, globs_of
+from mesh_supervisor.host.traced import Traces
+from mesh_supervisor.impact import Inputs, chain_text, globs_of
 from mesh_supervisor.imports import Gone, Step
 from mesh_supervisor.lifecycle import EditRejected, EditUndone, Event, InputsChanged
 from mesh_supervisor.selection import Selection
@@ -63,8 +64,9 @@ class FakeFinder:
 class Project:
     """A folder with agents, and the selection that watches it. ``posted``: every event, in order."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, state: Path | None = None) -> None:
         self.root, self.finder = root, FakeFinder(root)
+        self.now = 100.0
         self.posted: list[tuple[str, Event]] = []
         self.said: list[str] = []
         self.learnt = 0
@@ -77,6 +79,8 @@ class Project:
             configured=self._configured,
             inputs_changed=self._learn,
             say=self.said.append,
+            traces=Traces(state),
+            clock=lambda: self.now,
         )
 
     async def _configured(self) -> None:
@@ -109,9 +113,40 @@ class Project:
         await self.selection._take(frozenset(self.path(str(name)) for name in names))
         return self.posted[before:]
 
+    async def settle(self) -> None:
+        """All that instances have told is looked at, and what follows from that."""
+        waiting = self.selection._batches
+        while not waiting.empty():
+            what = waiting.get_nowait()
+            await (self.selection._take(what) if isinstance(what, frozenset) else what())
+
+    async def read(self, agent: str, *names: str, generation: int = 1, how: str = "data", place: str = "p") -> None:
+        """An instance opens these files now."""
+        for name in names:
+            path = self.path(name)
+            via, stamp = str(self.path(f"{agent}.py")), _stamp(path)
+            more = [place, 1, self.now, self.now] if how != "module" else [self.now]
+            self.selection.reads(agent, generation, [[str(path), how, via, stamp, *more]])
+        await self.settle()
+
+    async def ready(self, agent: str, generation: int = 1) -> None:
+        self.now += 1
+        self.selection.ready(agent, generation)
+        self.now += 1
+        await self.settle()
+
     async def save(self, name: str, text: str) -> list[tuple[str, Event]]:
         self.write(name, text)
         return await self.batch(name)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """As runtime/trace.py makes it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [max(status.st_mtime_ns, status.st_ctime_ns), status.st_size, status.st_ino]
 
 
 @pytest.fixture
@@ -597,5 +632,302 @@ def test_the_watcher_is_told_only_when_inputs_really_differ(project: Project) ->
         assert project.learnt == told
         await project.save("a.py", "import b\n")
         assert project.learnt == told + 1
+
+    run(test)
+
+
+# ---- what instances read and write -----------------------------------------------------------------------------------
+
+
+def test_what_an_instance_reads_is_an_input_of_that_agent_only(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.agent("b")
+        prompt = project.write("prompts/system.md", "1")
+        await project.start()
+        assert not project.selection.relevant(prompt)
+        await project.read("a", "prompts/system.md")
+        assert project.selection.relevant(prompt)
+        assert prompt in project.selection.files()
+        reload = InputsChanged("prompts/system.md ← a.py (read)")
+        assert await project.save("prompts/system.md", "2") == [("a", reload)]
+        assert project.said == ["File changed: prompts/system.md"]
+
+    run(test)
+
+
+def test_the_chain_leads_from_a_file_by_the_module_that_read_it(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a", "import common.load\n")
+        project.write("common/load.py")
+        project.write("plugin.py")
+        project.write("x.md")
+        await project.start()
+        via = str(project.path("common/load.py"))
+        project.selection.reads("a", 1, [[str(project.path("plugin.py")), "module", via, None, 1.0]])
+        plugin = str(project.path("plugin.py"))
+        project.selection.reads("a", 1, [[str(project.path("x.md")), "data", plugin, None, "p", 1, 1.0, 1.0]])
+        await project.settle()
+        (reason,) = (await project.selection.why(project.path("x.md"))).values()
+        assert chain_text(reason, project.root) == "x.md ← plugin.py ← common/load.py ← a.py (read)"
+
+    run(test)
+
+
+def test_what_changed_between_the_read_and_the_telling_is_a_reason_at_once(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        prompt = project.write("x.md", "read by the instance")
+        await project.start()
+        record = [str(prompt), "data", None, _stamp(prompt), "p", 1, 1.0, 1.0]
+        project.write("x.md", "saved before we heard of it")
+        project.selection.reads("a", 1, [record])
+        await project.settle()
+        assert project.posted == [("a", InputsChanged("x.md (read)"))]
+        await project.start()
+        await project.read("a", "x.md", generation=2)
+        assert await project.batch("x.md") == [("a", EditUndone())]
+
+    run(test)
+
+
+def test_what_changed_before_the_instance_read_it_is_no_reason(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.write("x.md", "1")
+        await project.start()
+        await project.read("a", "x.md")
+        await project.start()  # the next one is prepared, then the file is saved, then read
+        project.write("x.md", "2")
+        await project.read("a", "x.md", generation=2)
+        assert await project.batch("x.md") == [("a", EditUndone())]
+
+    run(test)
+
+
+def test_a_file_that_was_looked_for_counts_when_it_comes_and_when_it_goes(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        await project.start()
+        await project.read("a", "local.yaml")
+        assert project.path("local.yaml") in project.selection.files()
+        await project.read("a", "other.yaml")  # told while the first is being made
+        ((_, came),) = await project.save("local.yaml", "x: 1")
+        assert came == InputsChanged("local.yaml ← a.py (read)")
+        await project.start()
+        await project.read("a", "local.yaml", generation=2)
+        project.path("local.yaml").unlink()
+        ((_, went),) = await project.batch("local.yaml")
+        assert isinstance(went, InputsChanged)
+
+    run(test)
+
+
+def test_a_file_that_comes_while_another_is_told_of_is_not_taken_for_known(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        await project.start()
+        await project.read("a", "local.yaml")
+        assert await project.batch("a.py") == [("a", EditUndone())]
+        project.write("local.yaml", "x: 1")
+        project.write("x.md")
+        await project.read("a", "x.md")
+        ((_, came),) = await project.batch("local.yaml")
+        assert isinstance(came, InputsChanged)
+
+    run(test)
+
+
+def test_what_another_agent_writes_is_no_input_and_makes_no_loop(project: Project) -> None:
+    async def test() -> None:
+        project.agent("reader")
+        project.agent("writer")
+        project.write("data.json", "1")
+        await project.start()
+        await project.read("reader", "data.json")
+        project.selection.writes("writer", 1, [str(project.path("data.json"))])
+        await project.settle()
+        assert await project.save("data.json", "2") == []
+        assert await project.batch("reader.py") == [("reader", EditUndone())], "nor is it a reason later"
+        assert project.selection.asides(project.path("data.json")) == {"reader": "writer writes it"}
+
+    run(test)
+
+
+def test_what_an_agent_looks_for_and_then_writes_is_its_own_work(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        await project.start()
+        await project.read("a", "cache.json")
+        project.selection.writes("a", 1, [str(project.path("cache.json"))])
+        project.write("cache.json", "{}")
+        await project.settle()
+        assert await project.batch("cache.json") == []
+
+    run(test)
+
+
+def test_what_requests_read_again_and_again_is_no_reason_now_nor_later(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.write("data.csv", "1")
+        await project.start()
+        await project.ready("a")
+        await project.read("a", "data.csv")
+        assert project.path("data.csv") in project.selection.files()
+        await project.read("a", "data.csv")
+        assert project.path("data.csv") not in project.selection.files()
+        assert await project.save("data.csv", "2") == []
+        assert await project.batch("a.py") == [("a", EditUndone())]
+        matched = frozenset({project.path("data.csv")})
+        globs = globs_of(project.root, ["data.csv"])
+        project.finder.extra["a"] = lambda inputs: replace(inputs, globs=globs, matched=matched)
+        await project.selection.relearn("a")
+        ((_, watched),) = await project.save("data.csv", "3")
+        assert watched == InputsChanged("data.csv (watch: data.csv)")
+
+    run(test)
+
+
+def test_a_watch_pattern_takes_out_what_is_read(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.finder.extra["a"] = lambda inputs: replace(inputs, globs=globs_of(project.root, ["!draft.md"]))
+        project.write("draft.md", "1")
+        project.write("ignored/x.md", "1")
+        await project.start()
+        await project.read("a", "draft.md", "ignored/x.md")
+        assert await project.save("draft.md", "2") == []
+        assert await project.save("ignored/x.md", "2") == []
+        assert await project.batch("a.py") == [("a", EditUndone())]
+
+    run(test)
+
+
+def test_a_new_file_counts_in_a_folder_that_is_listed(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.write("rules/one.json", "1")
+        project.write("rules/unread.json", "1")
+        await project.start()
+        await project.read("a", "rules/one.json")
+        await project.read("a", "rules", how="list")
+        assert await project.save("rules/unread.json", "2") == [], "it was there, and nobody has read it"
+        assert await project.save("rules/notes.txt", "2") == [], "such files are not read"
+        ((_, new),) = await project.save("rules/two.json", "2")
+        assert new == InputsChanged("rules/two.json ← a.py (read, new file)")
+        await project.start()
+        assert await project.batch("rules/two.json", "a.py") == [("a", EditUndone())]
+        project.selection.writes("a", 2, [str(project.path("rules/made.json"))])
+        await project.settle()
+        assert await project.save("rules/made.json", "3") == []
+        assert await project.batch("a.py") == [("a", EditUndone())]
+
+    run(test)
+
+
+def test_a_data_file_that_will_not_keep_still_is_muted_until_code_is_edited(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.write("feed.json", "0")
+        await project.start()
+        for number in range(1, 8):
+            await project.read("a", "feed.json", generation=number)
+            posted = await project.save("feed.json", str(number))
+            assert [type(event) for _, event in posted] == ([InputsChanged] if number <= 5 else [])
+            await project.start()
+        assert [text for text in project.said if "muted" in text] == [
+            "a: feed.json: muted: it caused more than 5 reloads in 60 s without an edit of code; "
+            "`watch` in mesh.toml makes it count always"
+        ]
+        assert await project.batch("a.py") == [("a", EditUndone())]
+        assert isinstance((await project.save("a.py", "x = 1\n"))[0][1], InputsChanged)
+        await project.start()
+        assert isinstance((await project.save("feed.json", "9"))[0][1], InputsChanged)
+
+    run(test)
+
+
+def test_trace_false_and_imports(project: Project) -> None:
+    async def test() -> None:
+        for name, trace in (("none", False), ("imports", "imports")):
+            spec = project.agent(name)
+            project.selection.track(replace(spec, trace=trace), enabled=True)  # type: ignore[arg-type]
+        project.write("x.md", "1")
+        project.write("lazy.py", "1")
+        await project.start()
+        for name in ("none", "imports"):
+            await project.read(name, "x.md")
+            await project.read(name, "lazy.py", how="module")
+        assert await project.save("x.md", "2") == []
+        assert [agent for agent, _ in await project.save("lazy.py", "2")] == ["imports"]
+
+    run(test)
+
+
+def test_a_module_that_was_seen_and_cannot_load_rejects_the_edit(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.write("lazy.py", "1")
+        await project.start()
+        await project.read("a", "lazy.py", how="module")
+        ((_, rejected),) = await project.save("lazy.py", "syntax error")
+        assert isinstance(rejected, EditRejected)
+        assert await project.save("lazy.py", "1") == [("a", EditUndone())]
+
+    run(test)
+
+
+def test_what_was_read_outlives_the_supervisor(tmp_path: Path) -> None:
+    async def test() -> None:
+        project, later = Project(tmp_path.resolve(), tmp_path), Project(tmp_path.resolve(), tmp_path)
+        project.agent("a")
+        project.write("x.md", "1")
+        running = asyncio.create_task(project.selection.run())
+        await project.start()
+        project.selection.reads("a", 1, [[str(project.path("x.md")), "data", None, None, "p", 1, 1.0, 1.0]])
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        later.agent("a")
+        assert list(await later.selection.why(project.path("x.md"))) == ["a"]
+        await later.start()
+        assert [agent for agent, _ in await later.save("x.md", "2")] == ["a"]
+        later.selection.forget("a")
+        assert list((tmp_path / "traced").iterdir()) == []
+
+    run(test)
+
+
+def test_a_state_dir_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        (tmp_path / "traced").touch()
+        project = Project(tmp_path.resolve(), tmp_path)
+        project.agent("a")
+        project.write("x.md", "1")
+        await project.start()
+        for number in (1, 2):
+            await project.read("a", "x.md", generation=number)
+            await project.selection._tracing.keep()
+        (said,) = project.said
+        assert said.startswith("what agents read cannot be kept for the next run: ")
+
+    run(test)
+
+
+def test_news_of_an_agent_that_is_gone_is_passed_over(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.write("x.md")
+        await project.start()
+        record = [str(project.path("x.md")), "data", None, None, "p", 1, 1.0, 1.0]
+        project.selection.reads("a", 1, [record])
+        project.selection.ready("a", 1)
+        project.selection.forget("a")
+        project.selection.reads("a", 1, [record])
+        project.selection.writes("a", 1, ["/x"])
+        project.selection.ready("a", 1)
+        await project.settle()
+        assert project.posted == []
 
     run(test)
