@@ -41,6 +41,7 @@ def judge(link: Link, preload: Preload, modules: list[str]) -> None:
     clean ever gets in here, so that each is judged in a clean process.
     """
     give_way()
+    _be_quiet()
     for left, name in zip(range(len(modules) - 1, -1, -1), modules, strict=True):
         verdict = judge_one(preload, name)
         if verdict["verdict"] == FORK:
@@ -66,7 +67,6 @@ def judge_one(preload: Preload, name: str) -> Verdict:
     pid = os.fork()
     if pid == 0:
         die_with(parent)
-        _be_quiet()
         verdict = _tried(preload, name, [ours.fileno(), theirs.fileno()])
         wire.send(theirs, wire.pack("verdict", verdict))
         os._exit(0)

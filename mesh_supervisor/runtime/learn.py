@@ -15,8 +15,8 @@ in the last. Asked again, it tells everything again.
 ``left_out`` {top-level name: why}: loaded, and not to be preloaded ("editable", "also in the project", …).
 ``places``   the site-packages folders that they came from.
 
-Learn from cold starts: in an instance that was forked, the names were looked up by its template (which tells them in
-``warmed``), and ``modules`` are those of all agents that share it.
+An instance that came from a warm process tells only what came in addition to what that one had imported (which says
+itself, in ``warmed``, what its imports have asked of the environment).
 
 Only modules that lie in a site-packages folder count: project code, editable installs and namespace packages that the
 project has a share in do not.
@@ -47,6 +47,7 @@ _ROOM = 100_000
 _LONGEST_VERSION = 40
 
 _at_start = frozenset(sys.modules)
+"""What Python itself, .pth files and the runtime have loaded, or a warm process: nobody has to import it ahead."""
 
 
 def install(link: Link) -> None:
@@ -74,9 +75,11 @@ def take(lookups: Lookups) -> dict[str, Any]:
     for name, module in every:
         origin = origins.of(name, module)
         first = name.partition(".")[0]
-        if origin == STANDARD and name not in _at_start and first not in NEVER:
+        if name in _at_start or not _is_whole(name, module):
+            continue
+        if origin == STANDARD and first not in NEVER:
             standard.append(name)
-        if origin != THIRD or not _is_whole(name, module):
+        if origin != THIRD:
             continue
         why = _why_not(name, first, shared)
         if why:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -459,14 +458,29 @@ def test_forks_leave_nothing_in_the_template(tmp_path: Path) -> None:
         assert warm.process.poll() is None
 
 
-def test_no_more_processes_is_an_answer(tmp_path: Path) -> None:
-    if os.getuid() == 0:
-        pytest.skip("the limit does not hold for root")
-    with Warm() as warm:
-        warm.hear("warmed")
-        resource.prlimit(warm.pid, resource.RLIMIT_NPROC, (0, 0))
-        with pytest.raises(Unforked, match="cannot be forked"):
-            warm.fork(script(tmp_path, ""), directory=tmp_path)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_no_more_processes_is_an_answer(depth: int, tmp_path: Path) -> None:
+    """``depth``: at the first fork, or at the second one, in the process between."""
+    full = f"""
+        import errno, os
+        fork, first, failed = os.fork, os.getpid(), []
+        def full():
+            tried = os.path.exists({str(tmp_path / "tried")!r})
+            if tried and not failed and (os.getpid() == first) == ({depth} == 1):
+                failed.append(1)
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            return fork()
+        os.fork = full
+    """
+    program = script(tmp_path, "")
+    with Warm(["full"], environ=package(tmp_path, "full", full)) as warm:
+        assert warm.hear("warmed")["fork"]
+        (tmp_path / "tried").touch()
+        with pytest.raises(Unforked, match="cannot be forked: Resource temporarily unavailable"):
+            warm.fork(program, directory=tmp_path)
+        (tmp_path / "tried").unlink()
+        with warm.fork(program, directory=tmp_path) as instance:
+            assert instance.wait() == 0
 
 
 def test_new_packages_make_it_stale(tmp_path: Path) -> None:
