@@ -138,10 +138,14 @@ class Mesh:
         self._generations += 1
         guest = Guest(HeldSockets(), Told())
         reading, writing = os.pipe()
+        mark = self.stage.mark(agent, self._generations)
         try:
             starter = self.starter(agent, imports, choice, guest)
-            mark = self.stage.mark(agent, self._generations)
             child = await starter(self.program(**environ), output=writing, mark=mark)
+        except BaseException:
+            guest.close()
+            os.close(reading)
+            raise
         finally:
             os.close(writing)
         how = self.warmth.how(agent)
