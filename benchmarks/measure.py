@@ -49,7 +49,7 @@ def reload_table(bench: Bench) -> Table:
     )
     for kind in ("stdlib", "FastAPI"):
         for peer in bench.reloading(kind):
-            with bench.site(peer, kind) as site:
+            with bench.row(table, peer), bench.site(peer, kind) as site:
                 site.wait_all()
                 table.put(peer.name, f"{kind} agent", sampled(bench.tries, partial(saved, site)))
     return table
@@ -67,7 +67,7 @@ def heavy_table(bench: Bench) -> Table:
     )
     for kind, libraries in HEAVY.items():
         for peer in bench.reloading(kind):
-            with bench.site(peer, kind) as site:
+            with bench.row(table, peer), bench.site(peer, kind) as site:
                 site.wait_all()
                 time.sleep(10)
                 table.put(peer.name, libraries, sampled(bench.tries, partial(saved, site, pause=5)))
@@ -94,7 +94,7 @@ def kill_table(bench: Bench) -> Table:
     for peer in bench.reviving():
         first, second = [], []
         for _ in range(bench.tries):
-            with bench.site(peer, "FastAPI", watch=False) as site:
+            with bench.row(table, peer), bench.site(peer, "FastAPI", watch=False) as site:
                 site.wait_all()
                 time.sleep(5)
                 first.append(killed(site))
@@ -128,8 +128,9 @@ def many_table(bench: Bench, count: int, kind: str) -> Table:
             continue
         columns: dict[str, list[float]] = {column: [] for column in table.columns}
         for _ in range(max(1, bench.tries // 3)):
-            for column, value in one_of_many(bench, peer, count, kind):
-                columns[column].append(value)
+            with bench.row(table, peer):
+                for column, value in one_of_many(bench, peer, count, kind):
+                    columns[column].append(value)
         for column, samples in columns.items():
             table.put(peer.name, column, Cell(tuple(samples)))
     return table
@@ -164,7 +165,7 @@ def crowd_table(bench: Bench, count: int) -> Table:
     )
     for peer in bench.peers:
         if peer.name == "meshsup":
-            with bench.site(peer, "stdlib", count) as site:
+            with bench.row(table, peer), bench.site(peer, "stdlib", count) as site:
                 agents = site.wait_all(patience=240)
                 table.put(peer.name, "all answer", Cell((time.monotonic() - site.started,)))
                 time.sleep(60)
@@ -224,7 +225,7 @@ def tree_table(bench: Bench, folders: int) -> Table:
             folder = site.folder / f"data/{number // 100}/{number % 100}"
             folder.mkdir(parents=True)
             (folder / "notes.txt").write_text("x\n")
-        with site:
+        with bench.row(table, peer), site:
             agents = site.wait_all()
             table.put(peer.name, "first answer", Cell((time.monotonic() - site.started,)))
             time.sleep(10)  # some go on looking at the tree for a while

@@ -114,7 +114,7 @@ def sdk_table(bench: Bench, registries: Mapping[str, int]) -> Table:
         {"start → greeting": seconds, "save → registered": seconds, "save → called by its dependent": seconds},
     )
     for peer in bench.sdk:
-        with SdkSite(peer, registries[peer.name]) as site:
+        with bench.row(table, peer), SdkSite(peer, registries[peer.name]) as site:
             until(lambda: "it is first now" in site.greeting(), SLOW)  # called at once
             columns: dict[str, list[float]] = {"start → greeting": [time.monotonic() - site.started]}
             missed: dict[str, int] = {}
@@ -156,7 +156,7 @@ def sdk_load_table(bench: Bench, registries: Mapping[str, int]) -> Table:
         {"failed requests": whole, **LATENCIES},
     )
     for peer in bench.sdk:
-        with SdkSite(peer, registries[peer.name]) as site:
+        with bench.row(table, peer), SdkSite(peer, registries[peer.name]) as site:
             until(lambda: "it is first now" in site.greeting(), SLOW)  # called at once
             time.sleep(5)
             command = http_load(site.programs[1].port, "/mcp", body=json.dumps(GREET), expect="Hello, it is")

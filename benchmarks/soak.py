@@ -37,7 +37,7 @@ def soak_table(bench: Bench) -> Table:
     )
     for peer in bench.peers:
         if peer.name == "meshsup":
-            with bench.site(peer, "FastAPI") as site:
+            with bench.row(table, peer), bench.site(peer, "FastAPI") as site:
                 site.wait_all()
                 state_at(table, "before", site)
                 for number in range(1, bench.soak + 1):
@@ -81,7 +81,7 @@ def storm_table(bench: Bench) -> Table:
         {"last save → answers": seconds, "processes at most": whole, "processes afterwards": whole},
     )
     for peer in bench.reloading("FastAPI"):
-        with bench.site(peer, "FastAPI") as site:
+        with bench.row(table, peer), bench.site(peer, "FastAPI") as site:
             site.wait_all()
             time.sleep(5)
             most, last = storm(site)

@@ -59,7 +59,7 @@ def mcp_table(bench: Bench) -> Table:
 
 def through_reloads(bench: Bench, kind: str, table: Table, command: Callable[[Site], Sequence[str]]) -> Table:
     for peer in bench.reloading(kind):
-        with bench.site(peer, kind) as site:
+        with bench.row(table, peer), bench.site(peer, kind) as site:
             site.wait_all()
             time.sleep(2 * PAUSE)
             with Load(command(site)) as load:
@@ -118,7 +118,7 @@ def kill_load_table(bench: Bench) -> Table:
     for peer in bench.reviving():
         refused, others, back = [], [], []
         for _ in range(bench.tries):
-            with bench.site(peer, "FastAPI", watch=False) as site:
+            with bench.row(table, peer), bench.site(peer, "FastAPI", watch=False) as site:
                 pid = site.wait_all()[0]
                 time.sleep(5)
                 with Load(http_load(site.programs[0].port, kinds=(FRESH,))) as load:
