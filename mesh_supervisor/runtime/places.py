@@ -42,6 +42,7 @@ class Spot:
         self.adopted = False
         self.place: serving.Place | None = None
         self.framework = False
+        self.listened = False
         self.shut = False
         self.waits: dict[int, float | None] = {}
         self.stir = -1

@@ -86,10 +86,14 @@ def _part(name: str) -> Any:
 def has_forked() -> None:
     """A listener that no server of this process serves is there for those that were forked."""
     for place in serving.places:
-        # One that was taken over listens already, so that gunicorn does not ask it to.
-        if (place.listening or place.adopted) and not any(place in server.places for server in serving.servers):
-            tell_listens([place.fd])
+        if place.listening and not _has_server(place):
             cannot(WORKERS)
+
+
+def _has_server(place: serving.Place) -> bool:
+    """Or will have one."""
+    spot = _book.find(place.fd)
+    return (spot is not None and spot.framework) or any(place in server.places for server in serving.servers)
 
 
 def begin_child() -> None:
@@ -202,6 +206,9 @@ def _knock(message: dict[str, Any], descriptors: list[int]) -> None:
     fd = descriptors.pop(0) if descriptors else -1
     for other in descriptors:
         os.close(other)
+    if fd < 0:
+        answer("no connection came with it")
+        return
     for server in serving.servers:
         if server.knock is not None and any(place.number == number for place in server.places):
             try:
@@ -210,8 +217,7 @@ def _knock(message: dict[str, Any], descriptors: list[int]) -> None:
                 os.close(fd)
                 answer(f"{type(error).__name__}: {error}")
             return
-    if fd >= 0:
-        os.close(fd)
+    os.close(fd)
     answer("no server takes private connections there")
 
 

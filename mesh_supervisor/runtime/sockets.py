@@ -44,7 +44,7 @@ def _wrap_class(cls: type, book: Book, link: Link) -> None:
     wraps = [
         *(_bind(real, book, link), _listen(real, book), _accept(real, book), _shutdown(real, book)),
         *(_close(real, book), _detach(real, book), _set_inheritable(real, book)),
-        *(_connect(real, book), _connect_ex(real, book)),
+        *(_connect(real, book), _connect_ex(real, book), _getsockopt(real, book)),
         *(_settimeout(real, book), _setblocking(real, book), _gettimeout(real, book), getblocking),
     ]
     for wrap in wraps:
@@ -66,6 +66,7 @@ class Methods:
         self.connect, self.connect_ex = (getattr(cls, name) for name in ("connect", "connect_ex"))
         self.settimeout, self.setblocking = (getattr(cls, name) for name in ("settimeout", "setblocking"))
         self.gettimeout, self.set_inheritable = (getattr(cls, name) for name in ("gettimeout", "set_inheritable"))
+        self.getsockopt = cls.getsockopt  # type: ignore[attr-defined]
 
     def spare(self, sock: Any, spot: Spot) -> None:
         """The socket never blocks from now on; what the program believes of it is kept."""
@@ -160,11 +161,22 @@ def _listen(real: Methods, book: Book) -> Real:
         if spot.kept and backlog and isinstance(backlog[0], int):
             backlog = (max(backlog[0], QUEUE), *backlog[1:])
         real.listen(self, *backlog)
-        spot.shut = False
+        spot.shut, spot.listened = False, True
         _guarded(lambda: real.settle(self, book, spot))
         _guarded(lambda: book.listens(spot))
 
     return listen
+
+
+def _getsockopt(real: Methods, book: Book) -> Real:
+    def getsockopt(self: Any, level: Any, option: Any, *size: Any) -> Any:
+        if option == _socket.SO_ACCEPTCONN and level == _socket.SOL_SOCKET and not size:
+            spot = book.find(self.fileno())
+            if spot is not None and spot.adopted and not spot.listened:
+                return 0  # as of one that was bound a moment ago: gunicorn asks, and would not call listen()
+        return real.getsockopt(self, level, option, *size)
+
+    return getsockopt
 
 
 def _set_inheritable(real: Methods, book: Book) -> Real:
@@ -245,7 +257,7 @@ def getblocking(self: Any) -> bool:
 
 def _shutdown(real: Methods, book: Book) -> Real:
     def shutdown(self: Any, how: Any, /) -> None:
-        if book.spots and self.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
+        if book.spots and real.getsockopt(self, _socket.SOL_SOCKET, _socket.SO_ACCEPTCONN):
             spot = book.find(self.fileno())
             if spot is not None and spot.kept:
                 from . import serve_plain
