@@ -1,7 +1,7 @@
 """The guest's end of the channel to the supervisor.
 
 Saying something never blocks and never fails: an agent must not suffer from its supervisor. Packets that find no room
-wait in memory and are sent with the next one, or by the thread that listens. That thread is started when there is
+wait in memory; a thread that lives no longer than they do sends them. The thread that listens is started when there is
 something to be told (``listen``), so that a program that has no server has no thread of ours.
 """
 
@@ -28,7 +28,11 @@ class Link:
         os.set_inheritable(fd, False)
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
         self._lock = _thread.allocate_lock()
+        self._once = _thread.allocate_lock()
         self._waiting: list[tuple[bytes, tuple[int, ...]]] = []
+        self._pushing = False
+        self.relieved: Callable[[], None] = lambda: None
+        """Called when there is room again."""
         self._handlers: dict[str, Handler] = {}
         self._listening = False
         self._mute = False
@@ -43,6 +47,11 @@ class Link:
     def listening(self) -> bool:
         """It has a thread."""
         return self._listening
+
+    @property
+    def crowded(self) -> bool:
+        """There is no room: who has many to send may rather wait until it is ``relieved``."""
+        return self._pushing
 
     def hear(self) -> tuple[Message, list[int]] | None:
         """The next packet, waited for; None at the end. Only before ``listen``. Raises OSError, wire.Garbled."""
@@ -59,50 +68,84 @@ class Link:
             packet = wire.pack(kind, fields)
         except (TypeError, ValueError):
             return
-        with self._lock:
-            if self._waiting:
-                self._wait(packet, descriptors)
-                self._flush()
-                return
+        # A signal handler or a destructor may come here while this very thread has the lock: nobody waits for it. Who
+        # has it looks again, when he has given it back, whether somebody came meanwhile.
+        if self._lock.acquire(False):
             try:
-                wire.send(self._socket, packet, descriptors, wait=False)
-            except BlockingIOError:
-                self._wait(packet, descriptors)
-            except OSError:
-                self._mute = True
+                self._send(packet, descriptors)
+            finally:
+                self._lock.release()
+        else:
+            self._wait(packet, descriptors)
+        room = True
+        while room and self._waiting and not self._pushing and self._lock.acquire(False):
+            try:
+                room = self._flush()
+            finally:
+                self._lock.release()
+
+    def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
+        if self._waiting:
+            self._wait(packet, descriptors)
+            return
+        try:
+            wire.send(self._socket, packet, descriptors, wait=False)
+        except BlockingIOError:
+            self._wait(packet, descriptors)
+        except OSError:
+            self._mute = True
 
     def _wait(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
         if len(self._waiting) >= MOST_WAITING:
             self._mute = True
             return
         try:
-            self._waiting.append((packet, tuple(os.dup(fd) for fd in descriptors)))
+            self._waiting.append((packet, tuple([os.dup(fd) for fd in descriptors])))
         except OSError:
             self._mute = True
 
-    def _flush(self) -> None:
+    def _flush(self, wait: bool = False) -> bool:
+        """Whether there was room for everything."""
         try:
             while self._waiting:
                 packet, descriptors = self._waiting[0]
-                wire.send(self._socket, packet, descriptors, wait=False)
+                wire.send(self._socket, packet, descriptors, wait=wait)
                 del self._waiting[0]
                 for fd in descriptors:
                     os.close(fd)
         except BlockingIOError:
-            return
+            self._push()
+            return False
         except OSError:
             self._mute = True
+            return False
+        return True
+
+    def _push(self) -> None:
+        """A thread that waits until there is room."""
+        self._pushing = True
+        try:
+            _thread.start_new_thread(self._pushed, ())
+        except RuntimeError:  # no more threads: with the next packet
+            self._pushing = False
+
+    def _pushed(self) -> None:
+        while self._waiting and not self._mute:
+            with self._lock:
+                self._flush(wait=True)
+                self._pushing = False
+        self.relieved()
 
     def listen(self) -> None:
         """From now on handlers are called. Does nothing the second time."""
-        with self._lock:
-            if self._listening or self._mute:
-                return
-            self._listening = True
+        if self._mute or not self._once.acquire(False):
+            return
+        self._listening = True
         try:
             _thread.start_new_thread(self._run, ())
         except RuntimeError:  # no more threads
             self._listening = False
+            self._once.release()
 
     def _run(self) -> None:
         while True:

@@ -36,6 +36,9 @@ MOST_PLACES = 8
 APART = 0.2
 """Seconds after which two opens are two occasions, even where nothing else tells them apart."""
 
+BATCH = 20_000
+"""Characters of records in one packet, roughly; JSON may need six times as many bytes."""
+
 FRAMES = 60
 """Of the stack that are looked at; web frameworks are deep."""
 
@@ -140,6 +143,8 @@ class _Trace:
         self._folders: dict[str, int] = {}
         self._dropped: set[str] = set()
         self._count = 0
+        self._pending: list[list[Any]] = []
+        link.relieved = self._tell_pending
         self._written: set[str] = set()
         self._written_in: dict[str, int] = {}
         self.others = {
@@ -347,7 +352,22 @@ class _Trace:
             self.known.add(raw)
 
     def _tell(self, record: list[Any]) -> None:
-        self._link.tell("reads", files=[record])
+        """At once, so that a save right after it is seen; many together while the supervisor does not keep up."""
+        self._pending.append(record)
+        if not self._link.crowded:
+            self._tell_pending()
+
+    def _tell_pending(self) -> None:
+        while self._pending:
+            batch, size = [], 0
+            try:
+                while size < BATCH:
+                    record = self._pending.pop(0)
+                    size += 200 + sum([len(word) for word in record if type(word) is str])
+                    batch.append(record)
+            except IndexError:
+                pass
+            self._link.tell("reads", files=batch)
 
 
 def _folder(path: str) -> str:
