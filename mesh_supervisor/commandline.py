@@ -74,11 +74,11 @@ class _Line:
         return normpath(join(self.directory, word))
 
 
-_PYTHON = re.compile(r"^(python|pypy|pythonw)(\d(\.\d+)?)?t?$")
+PYTHON = re.compile(r"^(python|pypy|pythonw)(\d(\.\d+)?)?t?$")
 _TARGET = re.compile(r"^([^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d][\w.]*(\(\))?$")
 _MODULE = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*$")
 
-_WRAPPERS: dict[str, int] = {
+WRAPPERS: dict[str, int] = {
     # program → how many plain words of its own stand before the wrapped program
     "nice": 0, "nohup": 0, "exec": 0, "time": 0, "setsid": 0, "stdbuf": 0, "timeout": 1, "tini": 0, "dumb-init": 0,
     "ionice": 0, "taskset": 1, "sudo": 0, "command": 0, "opentelemetry-instrument": 0, "ddtrace-run": 0,
@@ -91,7 +91,7 @@ _RUN_ONLY = frozenset(
 """Wrappers whose first word must be ``run`` to wrap anything."""
 _WITH_VALUE = frozenset({"-n", "-p", "-u", "-k", "-s", "-i", "-o", "-e", "-f", "-c", "--name", "--prefix", "--file"})
 
-_UV_WITH_VALUE = frozenset({
+UV_WITH_VALUE = frozenset({
     "--with", "--with-editable", "--with-requirements", "--extra", "--no-extra", "--group", "--no-group",
     "--only-group", "--env-file", "--python", "-p", "--package", "--project", "--directory", "--index",
     "--default-index", "--index-url", "-i", "--extra-index-url", "--find-links", "-f", "--index-strategy",
@@ -113,7 +113,7 @@ def read_command(argv: tuple[str, ...], directory: str, around: Surroundings) ->
     line = _unwrapped(_Line(argv, directory))
     if not line.words:
         return Started(None, python=False, directory=line.directory)
-    if _PYTHON.match(line.head):
+    if PYTHON.match(line.head):
         return _python(line.rest(), around)
     installed = _console(line, around)
     if installed is not None:
@@ -142,7 +142,7 @@ def _unwrapped(line: _Line) -> _Line:
             inner = _uv(line)
         elif line.head == "env":
             inner = _env(line.rest())
-        elif line.head in _WRAPPERS:
+        elif line.head in WRAPPERS:
             inner = _wrapped(line)
         else:
             return line
@@ -173,7 +173,7 @@ def _uv(line: _Line) -> _Line | None:
             return _Line(("python", "-m", *([value] if equals else []), *words), directory)
         if name in {"-s", "--script", "--gui-script"} and seen_run:
             return _Line(("python", *words), directory)
-        if name in _UV_WITH_VALUE and not equals and words:
+        if name in UV_WITH_VALUE and not equals and words:
             value = words.pop(0)
         if name == "--directory":
             directory = normpath(join(directory, value))
@@ -191,7 +191,7 @@ def _env(line: _Line) -> _Line:
 
 
 def _wrapped(line: _Line) -> _Line | None:
-    own = _WRAPPERS[line.head]
+    own = WRAPPERS[line.head]
     words = list(line.words[1:])
     if line.head in _RUN_ONLY and "run" not in words:
         return None
@@ -356,6 +356,6 @@ class _Loaded:
 
 def python_named(argv: tuple[str, ...], directory: str) -> str | None:
     """The interpreter that a command line names by a path (``["../.venv/bin/python", "x.py"]``)."""
-    if argv and "/" in argv[0] and _PYTHON.match(basename(argv[0])):
+    if argv and "/" in argv[0] and PYTHON.match(basename(argv[0])):
         return argv[0] if isabs(argv[0]) else normpath(join(directory, argv[0]))
     return None

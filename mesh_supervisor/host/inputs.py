@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import psutil
 
@@ -30,9 +30,10 @@ from mesh_supervisor.host.interpreter import (
 from mesh_supervisor.host.program import ProgramOnDisk
 from mesh_supervisor.host.projects import editable_roots, outermost, own_places, project_roots
 from mesh_supervisor.host.sources import Disk, Look
+from mesh_supervisor.host.targets import Targets
 from mesh_supervisor.impact import Glob, Inputs, globs_of
 from mesh_supervisor.imports import Gone
-from mesh_supervisor.spec import AgentSpec, Command, CommandLine, Module
+from mesh_supervisor.spec import AgentSpec, Command, CommandLine
 from mesh_supervisor.target import Plain, Target
 
 MOST_MATCHED = 10_000
@@ -57,6 +58,7 @@ class InputFinder:
         self._project_roots = project_roots(root, self._more_roots)
         self._seen_running: dict[str, tuple[Command, AgentSpec]] = {}
         self._interpreters = Interpreters(shell)
+        self._targets = Targets(shell, self._interpreters)
         self._disk = Disk()
 
     def widen(self, more_roots: Sequence[Path]) -> None:
@@ -73,14 +75,7 @@ class InputFinder:
         return argv_of(spec, interpreter)
 
     async def target_of(self, spec: AgentSpec, interpreter: Interpreter) -> Target | Plain:
-        if not spec.runtime:
-            return Plain("runtime = false", "")
-        argv = argv_of(spec, interpreter)
-        if isinstance(spec.command, CommandLine):
-            return Plain("a list", "")
-        kind: Literal["script", "module"] = "module" if isinstance(spec.command, Module) else "script"
-        at = 2 if kind == "module" else 1
-        return Target(argv[0], (), kind, argv[at], argv[at + 1 :], argv)
+        return await self._targets.of(spec, interpreter)
 
     async def environment_of(self, spec: AgentSpec) -> Environment:
         """What its interpreter can import. Raises InterpreterError."""

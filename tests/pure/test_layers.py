@@ -22,7 +22,7 @@ LINES = (
     "mesh_toml difference",
     "config",
     "lifecycle",
-    "source pathwords syntax finder imports commandline target warmth",
+    "source pathwords syntax finder imports commandline uvrun target warmth",
     "traced",
     "impact",
     "events options debugging limits",
