@@ -407,6 +407,7 @@ class AgentPreparation:
     async def settled(self, spec: AgentSpec, instance: Instance) -> None:
         self.ground.selection.ready(spec.name, instance.generation)
         await self._learn(spec, instance)
+        self.ground.warmth.settled(instance.mark)
         if self.inputs.known:
             return
         inputs = await self.ground.interpreters.inputs_of_running(spec, instance.pid)

@@ -204,8 +204,10 @@ def _joined(pool: Pool, one: Learnt) -> Pool:
 # ---- one agent -------------------------------------------------------------------------------------------------------
 
 
-def decide(wanted: Wanted, mine: Learnt | None, shared: Mapping[Kind, Pool], known: Known) -> Decision:
-    """``shared``: `pools` of all agents of the mesh, this one among them."""
+def decide(
+    wanted: Wanted, mine: Learnt | None, shared: Mapping[Kind, Pool], known: Known, spares: int = SPARES
+) -> Decision:
+    """``shared``: `pools` of all agents of the mesh, this one among them. ``spares``: how many there may be in all."""
     obstacle = _obstacle(wanted, mine)
     if mine is None or obstacle is not None:
         return obstacle or Decision()
@@ -216,7 +218,9 @@ def decide(wanted: Wanted, mine: Learnt | None, shared: Mapping[Kind, Pool], kno
     forked = recipe(wanted, mine, pool, known, frozenset(refused))
     # A spare is for this agent alone: it has all that this one had.
     whole = recipe(wanted, mine, replace(pool, modules=mine.modules, standard=mine.standard), known, skipped)
-    return _chosen(wanted.choice, whole, forked, refused, _marked(wanted.agent, forked.key, known))
+    choice = "fork" if wanted.choice == "auto" and not spares else wanted.choice
+    found = _chosen(choice, whole, forked, refused, _marked(wanted.agent, forked.key, known))
+    return found if choice == wanted.choice else replace(found, cure="")  # nobody edits here, so there are no spares
 
 
 def _obstacle(wanted: Wanted, mine: Learnt | None) -> Decision | None:

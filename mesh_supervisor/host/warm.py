@@ -30,6 +30,12 @@ from mesh_supervisor.warmth import CRASHES, Decision, Known, Learnt, Recipe, Ver
 QUIET = 0.5
 """Seconds after the last start before anything is done ahead of need."""
 
+LATEST = 10.0
+"""Seconds after which a spare that was used is replaced, although its agent is not ready yet."""
+
+MOST_HANGS = 3
+"""Forked instances of one agent in a row that did not get ready."""
+
 MOST_DEATHS = 3
 """A warm process that ends by itself so often is not made again."""
 
@@ -91,6 +97,8 @@ class Warmth:
         self._deaths: dict[str, int] = {}
         self._broken: dict[str, str] = {}  # key of a template → why there is none, in this run
         self._forked: dict[str, tuple[str, Recipe]] = {}  # mark of an instance → its agent and what it needed
+        self._cold_next: dict[str, str] = {}  # agent → why
+        self._hangs: dict[str, int] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self._nobody_starts = asyncio.Event()
         self._nobody_starts.set()
@@ -117,6 +125,8 @@ class Warmth:
         with self._a_start():
             child, how = await self._launch(wanted, order)
         self._how[wanted.agent] = how
+        if how.way is Way.SPARE:  # another one, also if it never gets ready
+            self._loop.call_later(LATEST, self._stirred.set)
         return child
 
     def how(self, agent: str) -> How | None:
@@ -131,8 +141,10 @@ class Warmth:
             self._learn(agent, warmth.learn(packets, wanted, self._learnt.get(agent), seconds))
         self._stirred.set()
 
-    def settled(self) -> None:
-        """A start or a reload is over, well or not: what is done ahead of the next one may begin."""
+    def settled(self, mark: str) -> None:
+        """The instance ``mark`` is ready: what is done ahead of the next start may begin."""
+        if mark in self._forked:
+            self._hangs.pop(self._forked[mark][0], None)
         self._stirred.set()
 
     def edited(self, agent: str) -> None:
@@ -147,16 +159,15 @@ class Warmth:
         self._stirred.set()
 
     def distrust(self, mark: str, why: str) -> None:
-        """W5: the instance ``mark`` did not get ready in time, say; its agent is not forked from that template again,
-        as long as the same packages are installed. Nothing happens if it was not forked."""
-        if mark not in self._forked:
-            return
-        agent, recipe = self._forked.pop(mark)
-        learnt = self._learnt.get(agent)
-        if learnt is not None:
-            self._findings(learnt).marked[warmth.mark_of(agent, recipe.key)] = why
-            self._store.keep_findings(learnt.python, learnt.places)
-        self._stirred.set()
+        """W5: the instance ``mark`` did not get ready. If it was forked, its agent is started cold next time, and only
+        then, since an edit may be to blame; not ready three times in a row, and it is forked no more in this run."""
+        if mark in self._forked:
+            agent, recipe = self._forked.pop(mark)
+            self._hangs[agent] = self._hangs.get(agent, 0) + 1
+            if self._hangs[agent] < MOST_HANGS:
+                self._cold_next[agent] = why
+            else:
+                self._broken[warmth.mark_of(agent, recipe.key)] = why
 
     def renew(self) -> None:
         """W7: all warm processes are made again. Called here when a template finds that packages have changed."""
@@ -189,6 +200,9 @@ class Warmth:
     # ---- starting ----------------------------------------------------------------------------------------------------
 
     async def _launch(self, wanted: Wanted, order: Order) -> tuple[Child | None, How]:
+        doubt = self._cold_next.pop(wanted.agent, "")
+        if doubt:
+            return None, How(Way.COLD, f"its last instance was forked and did not get ready: {doubt}")
         decision = self._decide(wanted)
         why = [decision.reason] if decision.reason else []
         if decision.spare is not None:
@@ -242,12 +256,16 @@ class Warmth:
         return warmth.patience(self._learnt.get(wanted.agent), self._shelf.warming(), os.cpu_count() or 1)
 
     async def _see_its_end(self, child: Child) -> None:
-        """W5: what dies so must not have been forked."""
+        """W5: what dies so must not have been forked. Kept as long as the same packages are installed."""
         mark = child.mark
         exit = await child.wait()
-        if exit.signal is not None and exit.signal in CRASHES:
-            self.distrust(mark, f"an instance of it that was forked died by {Signals(exit.signal).name}")
-        self._forked.pop(mark, None)
+        agent, recipe = self._forked.pop(mark, ("", None))
+        learnt = self._learnt.get(agent)
+        if exit.signal in CRASHES and recipe is not None and learnt is not None:
+            why = f"an instance of it that was forked died by {Signals(exit.signal).name}"
+            self._findings(learnt).marked[warmth.mark_of(agent, recipe.key)] = why
+            self._store.keep_findings(learnt.python, learnt.places)
+            self._stirred.set()
 
     def _see_whether_stale(self, process: WarmProcess) -> None:
         if process.stale and process in [made.process for made in self._shelf.everything()]:
@@ -295,7 +313,7 @@ class Warmth:
     def _decide(self, wanted: Wanted) -> Decision:
         if self._pools is None:
             self._pools = warmth.pools(learnt for agent, learnt in self._learnt.items() if agent in self._wanted)
-        return warmth.decide(wanted, self._learnt.get(wanted.agent), self._pools, self._known(wanted))
+        return warmth.decide(wanted, self._learnt.get(wanted.agent), self._pools, self._known(wanted), self._most)
 
     def _decisions(self) -> dict[str, Decision]:
         return {agent: self._decide(wanted) for agent, wanted in self._wanted.items()}

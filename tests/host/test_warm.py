@@ -389,7 +389,7 @@ def test_what_starts_threads_gets_a_spare_and_the_rest_is_forked(stage: Stage) -
             third = await here.start("one", "light", "threads")
             assert third.how.way is Way.FORK, "while there is no other spare"
             assert third.imported_itself == {"threads"}
-            here.warmth.settled()
+            here.warmth.settled(third.child.mark)
             await here.settle("one", kind="spare")
 
     asyncio.run(scenario())
@@ -404,7 +404,7 @@ def test_spares_are_for_the_agents_edited_last(stage: Stage) -> None:
                 await here.taught(agent, "threads")
             await here.settle("one", kind="spare")
             here.warmth.edited("two")
-            here.warmth.settled()
+            here.warmth.settled("")
             await here.settle("two", kind="spare")
             assert [one.agents for one in here.warmth.status() if one.kind == "spare"] == [("two",)]
             here.warmth.stopped("two")
@@ -473,17 +473,44 @@ def test_an_instance_that_aborts_was_forked_for_the_last_time(stage: Stage) -> N
     asyncio.run(scenario(False))
 
 
-def test_one_that_is_not_ready_in_time_was_forked_for_the_last_time(stage: Stage) -> None:
+def test_one_that_was_forked_and_is_not_ready_is_started_cold_next(stage: Stage) -> None:
     async def scenario() -> None:
         async with mesh(stage, spares=0) as here:
             here.install("light")
             here.write("one", "light")
             await here.taught("one", "light")
             await here.settle("one")
+            for _ in range(warming.MOST_HANGS - 1):
+                started = await here.start("one", "light")
+                assert started.how.way is Way.FORK
+                here.warmth.distrust(started.child.mark, "it hung")
+                cold = await here.start("one", "light")
+                assert cold.how.reason == "its last instance was forked and did not get ready: it hung"
+                here.warmth.distrust(cold.child.mark, "it hung again")  # nothing: it was not forked
             started = await here.start("one", "light")
-            here.warmth.distrust(started.child.mark, "it hung when it was forked")
-            assert (await here.start("one", "light")).how.reason.startswith("it hung when it was forked")
+            here.warmth.distrust(started.child.mark, "it hung")
+            for _ in range(2):
+                assert (await here.start("one", "light")).how == How(Way.COLD, "it hung")
+            here.warmth.settled("")
             await until(lambda: here.warmth.status() == [])
+
+    asyncio.run(scenario())
+
+
+def test_one_that_gets_ready_is_trusted_again(stage: Stage) -> None:
+    async def scenario() -> None:
+        async with mesh(stage, spares=0) as here:
+            here.install("light")
+            here.write("one", "light")
+            await here.taught("one", "light")
+            await here.settle("one")
+            for _ in range(warming.MOST_HANGS + 1):
+                started = await here.start("one", "light")
+                here.warmth.distrust(started.child.mark, "it hung")
+                await here.start("one", "light")
+                good = await here.start("one", "light")
+                assert good.how.way is Way.FORK
+                here.warmth.settled(good.child.mark)
 
     asyncio.run(scenario())
 
@@ -524,7 +551,12 @@ def test_nothing_ahead_of_need_where_memory_is_short(stage: Stage, monkeypatch: 
     async def scenario() -> None:
         async with mesh(stage) as here:
             asked = asyncio.Event()
-            monkeypatch.setattr(warming, "is_short", lambda: asked.set() or True)
+
+            def is_short() -> bool:
+                asked.set()
+                return True
+
+            monkeypatch.setattr(warming, "is_short", is_short)
             here.install("light")
             here.write("one", "light")
             await here.taught("one", "light")
