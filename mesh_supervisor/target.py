@@ -93,7 +93,9 @@ def _target(argv: tuple[str, ...], ground: Ground) -> Target:
         raise Unresolved(f"{argv[0] if argv else 'its command'} is not found")
     if PYTHON.match(head):
         return _python(path, argv, ground)
-    return _python(*_by_first_line(path, argv[1:], ground), ground)
+    # The kernel hands on the path that it was given.
+    words = (argv[0] if "/" in argv[0] else path, *argv[1:])
+    return _python(*_by_first_line(path, words, ground), ground)
 
 
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish", "busybox"})
@@ -110,8 +112,8 @@ _TRAMPOLINE = re.compile(r"""^'''exec' (?P<python>"[^"$]+"|[^\s"$]+|"\$\(.*?\)"/
 """pip and uv write it where the path of the Python is long or has spaces: for sh it is a command, for Python a text."""
 
 
-def _by_first_line(path: str, args: tuple[str, ...], ground: Ground) -> tuple[str, tuple[str, ...]]:
-    """(the Python, the words with which it is started) as the kernel does it."""
+def _by_first_line(path: str, script: tuple[str, ...], ground: Ground) -> tuple[str, tuple[str, ...]]:
+    """(the Python, the words with which it is started) as the kernel does it. ``script``: its own words."""
     start = ground.start_of(path)
     if not start.startswith("#!"):
         raise Unresolved(f"{basename(path)} is no Python program", OTHER_LANGUAGE)
@@ -129,7 +131,7 @@ def _by_first_line(path: str, args: tuple[str, ...], ground: Ground) -> tuple[st
     python = ground.which(interpreter) if PYTHON.match(basename(interpreter)) else None
     if python is None:
         _refuse_script(basename(path), basename(interpreter))
-    return python, (interpreter, *words, path, *args)
+    return python, (interpreter, *words, *script)
 
 
 def _jumped_to(python: str, path: str, ground: Ground) -> str:

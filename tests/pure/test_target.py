@@ -159,10 +159,10 @@ def summary(target: Target | Plain) -> str:
         ("/usr/bin/python3.12 x.py", "/usr/bin/python3.12 | script x.py |"),
         ("python -m debugpy --listen 1 x.py", "own | module debugpy | --listen 1 x.py"),
         ("uvicorn app:app --port 1", "own | script /p/.venv/bin/uvicorn | app:app --port 1"),
-        (".venv/bin/uvicorn app:app", "own | script /p/.venv/bin/uvicorn | app:app"),
+        (".venv/bin/uvicorn app:app", "own | script .venv/bin/uvicorn | app:app"),
         ("isolated one", "own -IE | script /p/.venv/bin/isolated | one"),
-        ("./run one", "own3 | script /p/run | one"),
-        ("./run-S one", "own3 -u -X dev | script /p/run-S | one"),
+        ("./run one", "own3 | script ./run | one"),
+        ("./run-S one", "own3 -u -X dev | script ./run-S | one"),
         ("long one", "/p/with space/bin/python | script /p/.venv/bin/long | one"),
         ("relocated one", "own3 | script /p/.venv/bin/relocated | one"),
         ("uv run x.py one", "own | script x.py | one"),
@@ -186,7 +186,7 @@ def test_runs_in_the_runtime(line: str, expected: str) -> None:
     [
         ("python -u x.py a", ("python", "-u", "x.py", "a")),
         ("uvicorn app:app", (OWN, "/p/.venv/bin/uvicorn", "app:app")),
-        ("./run-S a", ("python3", "-u", "-X", "dev", "/p/run-S", "a")),
+        ("./run-S a", ("python3", "-u", "-X", "dev", "./run-S", "a")),
         ("uv run -m app", (OWN, "-m", "app")),
     ],
 )
