@@ -2,6 +2,7 @@
 
 Python decides at its start, by what the descriptors are then, whether a stream is line-buffered and whether one can
 seek in it. The same objects are made anew in place: what modules have kept of them (a logging handler) stays valid.
+What they have kept of the layers below writes to the same descriptor.
 """
 
 from __future__ import annotations
@@ -35,17 +36,16 @@ def flush() -> None:
 
 def _renew(stream: Any, fd: int, unbuffered: bool) -> None:
     encoding, errors, name, mode = stream.encoding, stream.errors, stream.name, stream.mode
-    buffer = stream.buffer
-    raw = getattr(buffer, "raw", buffer)
+    buffer: Any = stream.buffer
     writes = fd > 0
-    raw.__init__(fd, "wb" if writes else "rb", closefd=False)
+    raw = io.FileIO(fd, "wb" if writes else "rb", closefd=False)  # an old one remembers whether it could seek
     raw.name = name
-    if buffer is not raw:
-        buffer.__init__(raw)
     if writes and unbuffered:
         buffer = raw
-    elif buffer is raw:
+    elif isinstance(buffer, io.FileIO):
         buffer = io.BufferedWriter(raw)
+    else:
+        buffer.__init__(raw)
     line_buffering = not unbuffered and (fd == 2 or raw.isatty())
     stream.__init__(buffer, encoding, errors, "\n", line_buffering, unbuffered)
     stream.mode = mode

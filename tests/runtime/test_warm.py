@@ -192,13 +192,22 @@ def test_streams_that_modules_have_kept_are_those_of_the_instance(how: str, unbu
     assert lines[3] == ("<class '_io.FileIO'> True False" if unbuffered else "<class '_io.BufferedWriter'> False True")
 
 
-def test_a_terminal_is_one(tmp_path: Path) -> None:
-    """The template's own streams are pipes."""
-    program = script(tmp_path, "import sys\nprint(sys.stdin.isatty(), sys.stdin.readline(), end='')\n")
-    ours, theirs = os.openpty()
-    os.write(ours, b"typed\n")
-    with Warm() as warm, warm.fork(program, directory=tmp_path, stdin=theirs) as instance:
-        assert instance.out() == ("True typed\n", "")
+@HOW
+@pytest.mark.parametrize("kind", ["terminal", "pipe", "file"])
+def test_streams_are_of_the_kind_that_is_given(kind: str, how: str, tmp_path: Path) -> None:
+    """Those of the warm process: /dev/null and pipes."""
+    program = script(
+        tmp_path, "import sys\nprint(sys.stdin.isatty(), sys.stdin.seekable(), sys.stdin.readline(), end='')\n"
+    )
+    theirs, ours = reversed(os.openpty()) if kind == "terminal" else os.pipe()
+    if kind == "file":
+        (tmp_path / "file").write_text("typed\n", encoding="utf-8")
+        os.close(theirs)
+        theirs = os.open(tmp_path / "file", os.O_RDONLY)
+    else:
+        os.write(ours, b"typed\n")
+    with Warm(trial=how == "fork") as warm, both(warm, how, program, directory=tmp_path, stdin=theirs) as instance:
+        assert instance.out() == (f"{kind == 'terminal'} {kind == 'file'} typed\n", "")
     os.close(ours)
     os.close(theirs)
 

@@ -130,6 +130,13 @@ class Warm(Guest):
         self._asked = 0
         self._became = False
 
+    def hear(self, kind: str, patience: float = PATIENCE) -> Packet:
+        try:
+            return super().hear(kind, patience)
+        except Silent as silent:
+            code = self.process.poll()
+            raise Silent(f"{silent}; it has ended: {code}, {self.out() if code is not None else ''}") from None
+
     def fork(self, program: Sequence[str], **more: Any) -> Instance:
         """Raises Unforked."""
         return self._start(program, become=False, **more)
