@@ -136,7 +136,7 @@ class AgentLauncher:
     sockets: HeldSockets = field(default_factory=HeldSockets)
     alone: str | None = "its first start is not over"
     standing: Standing = Standing()
-    _gated: bool = True
+    _apart: str | None = None  # why its sockets are not handed over
     _plain: Plain | None = None
 
     @property
@@ -166,6 +166,8 @@ class AgentLauncher:
             self.watchers.slow(
                 f"cannot write {self.state.path}/generations.json: {error.strerror}; started all the same"
             )
+        if start.alone:
+            self.sockets.release()
         mark = f"{self.state.owner}/{spec.name}/{generation}"
         enrolled = self.preparation.enrolled(spec, generation)
         guest, starter = self._starter(target, generation)
@@ -187,7 +189,8 @@ class AgentLauncher:
             return None, Handing(self._own_socket())
         if isinstance(target, Plain):
             return None, Plainly()
-        guest = Guest(self.sockets if self._gated else HeldSockets(), self.preparation.told(self.spec, generation))
+        told = self.preparation.told(self.spec, generation)
+        guest = Guest(self.sockets, told, hands_over=self._apart is None)
         return guest, self.preparation.starter(self.spec, target, guest)
 
     def _own_socket(self) -> Held:
@@ -216,10 +219,23 @@ class AgentLauncher:
 
     def settled(self, instance: LaunchedInstance) -> None:
         """It serves: may the next one start beside it?"""
-        self.alone = instance.alone()
-        self._gated = instance.guest is None or "gate" not in instance.guest.limits
+        self._apart = self._why_apart(instance)
+        if self._apart is not None and instance.guest is not None:
+            instance.guest.keep_apart()
+        self.alone = self._apart or instance.alone()
         self.standing = self._standing(instance)
         self.reorder()
+
+    def _why_apart(self, instance: LaunchedInstance) -> str | None:
+        """Of the program as it is now; but what serves only after its address had been freed for it is remembered."""
+        start, guest = self.starts.get(instance.generation), instance.guest
+        if (start is not None and start.alone) or self._apart == CROWDED:
+            return CROWDED
+        if guest is None:
+            return None
+        if not guest.open:
+            return "it closed its channel to meshsup"
+        return guest.limits.get("gate")
 
     def _standing(self, instance: LaunchedInstance) -> Standing:
         if self._plain is not None and not self._plain.reason:
@@ -243,6 +259,8 @@ class AgentLauncher:
 
     def retune(self, spec: AgentSpec) -> None:
         """Policies of a changed mesh.toml that need no restart: of the instances that live, too."""
+        if spec.command != self.spec.command:
+            self._apart = None
         self.spec = spec
         for instance in self.instances.values():
             instance.spec = spec
@@ -266,6 +284,8 @@ def _recent(known: dict[int, T], generation: int) -> dict[int, T]:
     """A thousand reloads must not leave a thousand entries."""
     return {number: what for number, what in known.items() if number > generation - REMEMBERED}
 
+
+CROWDED = "beside its predecessor it found its address taken"
 
 INVENTORY_PATIENCE = 30.0
 """Seconds; its own work comes first."""

@@ -41,8 +41,9 @@ class Told:
 class Guest:
     """One instance's. ``changed`` is set whenever something new is known."""
 
-    def __init__(self, sockets: HeldSockets, told: Told) -> None:
-        self._sockets, self._told = sockets, told
+    def __init__(self, sockets: HeldSockets, told: Told, *, hands_over: bool = True) -> None:
+        """``hands_over`` False: it takes nothing over from the one before, and nothing of it is held."""
+        self._sockets, self._told, self._hands_over = sockets, told, hands_over
         self._loop = asyncio.get_running_loop()
         self.channel = Channel(self._heard, self._over)
         self.changed = asyncio.Event()
@@ -63,7 +64,7 @@ class Guest:
 
     def offer(self) -> tuple[list[dict[str, object]], tuple[int, ...]]:
         """(``held`` of the start packet, their descriptors): what it may adopt."""
-        self._offered = dict(enumerate(self._sockets.now()))
+        self._offered = dict(enumerate(self._sockets.now() if self._hands_over else ()))
         held = [
             {"number": number, "family": int(one.asked.family), "kind": one.asked.kind, "address": one.asked.address}
             for number, one in self._offered.items()
@@ -113,8 +114,18 @@ class Guest:
     def go(self) -> None:
         """It is the one that serves: it may accept, and what it listens on is kept for the next one."""
         self.current = True
-        self._sockets.hold(self.listening)
+        self._hold()
         self.channel.send("go")
+
+    def keep_apart(self) -> None:
+        """Its sockets are its own after all: nothing of them is held any more, here or elsewhere."""
+        self._hands_over = False
+        self._hold()
+        for one in self._places.values():
+            one.sock.close()
+
+    def _hold(self) -> None:
+        self._sockets.hold(self.listening if self._hands_over else ())
 
     async def drain(self, patience: float, *, close_idle: bool) -> None:
         """Returns when nothing that it accepted is left, after ``patience`` seconds, or when it is gone."""
@@ -225,7 +236,7 @@ class Guest:
             self._listens[number] = self._loop.time()
             self._loop.call_later(PLAIN_PAUSE, self.changed.set)
         if self.current:
-            self._sockets.hold(self.listening)
+            self._hold()
 
     def _served(self, packet: Packet) -> None:
         numbers = packet.get("numbers")
@@ -239,7 +250,7 @@ class Guest:
             return
         self._forget(number)
         if self.current:
-            self._sockets.hold(self.listening)
+            self._hold()
 
     def _forget(self, number: int) -> None:
         self._serves.discard(number)

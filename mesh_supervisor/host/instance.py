@@ -49,7 +49,7 @@ EXIT_PATIENCE = 2.0
 LEAST_GRACE = 0.5
 """Seconds that its signal gets after a drain that took all of ``stop.timeout``."""
 
-_IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|\b(Errno|os error) 98\b", re.IGNORECASE)
+_IN_USE = re.compile(r"\b(already )?in use\b|\balready taken\b|EADDRINUSE|\b(Errno|os error) 98\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ class Link:
         self._pushing = False
         self.relieved: Callable[[], None] = lambda: None
         """Called when there is room again."""
+        self.lost: Callable[[], None] = lambda: None
+        """Called once, when it is found that the program has closed the descriptor."""
+        self._identity = _identity(fd)
         self._handlers: dict[str, Handler] = {}
         self._listening = False
         self._mute = False
@@ -62,7 +65,7 @@ class Link:
 
     def tell(self, kind: str, descriptors: tuple[int, ...] = (), /, **fields: object) -> None:
         """Descriptors are duplicated at once where they must wait: the caller may close its own afterwards."""
-        if self._mute or os.getpid() != self._owner:
+        if self._mute or os.getpid() != self._owner or self._is_lost():
             return
         try:
             packet = wire.pack(kind, fields)
@@ -83,6 +86,15 @@ class Link:
                 room = self._flush()
             finally:
                 self._lock.release()
+
+    def _is_lost(self) -> bool:
+        """A program may close all descriptors that it has not opened, as daemons do; the number is then another's."""
+        if _identity(self._socket.fileno()) == self._identity:
+            return False
+        self._mute = True
+        self._socket.detach()
+        self.lost()
+        return True
 
     def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
         if self._waiting:
@@ -172,3 +184,11 @@ class Link:
         """For a child that the program forks: the link belongs to its parent."""
         self._mute = True
         self._socket.close()
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

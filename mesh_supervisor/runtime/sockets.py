@@ -34,6 +34,8 @@ _FOREVER = 2_000_000.0
 def install(link: Link, held: list[dict[str, Any]], descriptors: list[int], gate: bool) -> None:
     book = Book(link, held, descriptors)
     servers.install(link, book, gate)
+    if gate and not held:
+        link.lost = servers.gate.open  # nobody else serves there, and nobody will ever say go
     os.register_at_fork(after_in_child=servers.begin_child, after_in_parent=servers.has_forked)
     when_imported("socket", lambda module: _wrap_class(module.socket, book, link))
     when_imported("multiprocessing.reduction", lambda module: _wrap_reducer(module, book))
@@ -195,7 +197,7 @@ def _set_inheritable(real: Methods, book: Book) -> Real:
 
 def _accept(real: Methods, book: Book) -> Real:
     def accept(self: Any) -> Any:
-        spot = book.find(self.fileno()) if self.fileno() in book.spots else None
+        spot = book.find(self.fileno())
         if spot is None or not spot.kept:
             return real.accept(self)
         from . import serve_plain
