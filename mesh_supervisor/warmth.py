@@ -34,6 +34,10 @@ PREFIXES = (
 OF_THE_INSTANCE = ("MESHSUP_", "NOTIFY_SOCKET", "WATCHDOG_USEC", "MCP_MESH_AGENT_ID", "LISTEN_")
 """Prefixes of names that change from one instance to the next: never in a warm process's own environment."""
 
+OF_THE_AGENT = ("FASTMCP_HOST", "FASTMCP_PORT")
+"""What we tell each agent, and fastmcp looks at when it is imported: nobody would share a template. So warm processes
+have neither, and an instance is given its own after the import (runtime/become.py)."""
+
 SPARES = 2
 """Spares in all, for the agents edited last: each costs what its agent costs."""
 
@@ -279,7 +283,11 @@ def _without(modules: tuple[str, ...], packages: frozenset[str]) -> tuple[str, .
 
 def values(environ: Mapping[str, str], names: Collection[str]) -> tuple[tuple[str, str], ...]:
     """What imports see of an environment."""
-    return tuple(sorted((name, value) for name, value in environ.items() if name in names or name.startswith(PREFIXES)))
+    return tuple(sorted((name, environ[name]) for name in environ if name not in OF_THE_AGENT and _seen(name, names)))
+
+
+def _seen(name: str, names: Collection[str]) -> bool:
+    return name in names or name.startswith(PREFIXES)
 
 
 def _depends_on_folder(environ: Mapping[str, str]) -> bool:
@@ -315,7 +323,9 @@ def common_environ(environs: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {
         name: value
         for name, value in first.items()
-        if not name.startswith(OF_THE_INSTANCE) and all(other.get(name) == value for other in others)
+        if name not in OF_THE_AGENT
+        and not name.startswith(OF_THE_INSTANCE)
+        and all(other.get(name) == value for other in others)
     }
 
 

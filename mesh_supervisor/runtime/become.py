@@ -14,7 +14,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from . import streams, title
 from .hints import Any
@@ -137,6 +137,7 @@ def put_on(order: Order, imported: Imported, *, forked: bool) -> None:
     _enter(order.directory)
     _move_path(before, order.directory)
     streams.renew(_is_unbuffered(environ))
+    _guarded(_give_fastmcp_its_address)
     if forked:
         _forget_siblings()
         _show(order)
@@ -203,10 +204,24 @@ def give_up(code: int, sentence: str) -> None:
 def _forget_siblings() -> None:
     """Randomness, and what Python knows about its own thread. ``random`` and ``tempfile`` see to it themselves."""
     for renew in (_reseed_numpy, _reseed_torch, _renew_authkey, _renew_main_thread):
-        try:
-            renew()
-        except Exception as error:  # noqa: BLE001 - a version that looks otherwise inside; the program must run
-            os.write(2, f"meshsup: {renew.__name__.strip('_')}: {type(error).__name__}: {error}\n".encode())
+        _guarded(renew)
+
+
+def _guarded(renew: Callable[[], None]) -> None:
+    try:
+        renew()
+    except Exception as error:  # noqa: BLE001 - a version that looks otherwise inside; the program must run
+        os.write(2, f"meshsup: {renew.__name__.strip('_')}: {type(error).__name__}: {error}\n".encode())
+
+
+def _give_fastmcp_its_address() -> None:
+    """It reads these two when it is imported. They differ from agent to agent, so a warm process has neither."""
+    settings: Any = getattr(sys.modules.get("fastmcp"), "settings", None)
+    host, port = os.environ.get("FASTMCP_HOST"), os.environ.get("FASTMCP_PORT")
+    if host is not None and hasattr(settings, "host"):
+        settings.host = host
+    if port is not None and hasattr(settings, "port"):
+        settings.port = int(port)
 
 
 def _reseed_numpy() -> None:

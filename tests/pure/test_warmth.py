@@ -156,6 +156,13 @@ def test_who_sees_something_else_does_not_share() -> None:
     assert template(wanted("two"), learnt).key != same.key, "it is not there at all"
 
 
+def test_the_address_that_an_agent_is_told_is_its_own_affair() -> None:
+    learnt = {"one": loaded("fastmcp", names="FASTMCP_PORT")}
+    assert len({template(wanted(FASTMCP_PORT=port), learnt).key for port in ("1", "2")}) == 1
+    assert len({template(wanted(FASTMCP_LOG_LEVEL=level), learnt).key for level in ("1", "2")}) == 2
+    assert common_environ([{"FASTMCP_PORT": "1", "FASTMCP_HOST": "::1", "X": "1"}]) == {"X": "1"}
+
+
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "SSL_CERT_FILE", "HOME", "LC_ALL", "PYTHONPATH", "OTEL_SERVICE"])
 def test_names_that_are_read_where_it_cannot_be_seen(name: str) -> None:
     learnt = {"one": loaded(*WEB)}

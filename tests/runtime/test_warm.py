@@ -566,3 +566,18 @@ def test_many_modules_in_several_packets(tmp_path: Path) -> None:
         warm.tell("warm", modules=["bisect"], trial=True, more=True)
         warm.tell("warm", modules=["colorsys"], trial=True)
         assert warm.hear("warmed")["needed"][-1] == "colorsys"
+
+
+@HOW
+@pytest.mark.parametrize("given", [{"FASTMCP_PORT": "8123", "FASTMCP_HOST": "::1"}, {"FASTMCP_PORT": "8124"}, {}])
+def test_fastmcp_has_the_address_that_its_agent_is_told(given: dict[str, str], how: str, tmp_path: Path) -> None:
+    """It reads it at its import, when there was no agent yet."""
+    program = script(tmp_path, "import fastmcp\nprint(fastmcp.settings.host, fastmcp.settings.port)\n")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("FASTMCP_")}
+    with (
+        Warm(["fastmcp"], trial=how == "fork", environ=plain, directory=tmp_path) as warm,
+        both(warm, how, program, directory=tmp_path, environ={**plain, **given}) as instance,
+    ):
+        out, _ = instance.out()
+        assert instance.wait() == 0
+    assert out.split() == [given.get("FASTMCP_HOST", "127.0.0.1"), given.get("FASTMCP_PORT", "8000")]
