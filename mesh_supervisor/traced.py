@@ -38,6 +38,9 @@ WINDOW = 60.0
 MOST_KEPT = 6000
 """Files of one agent; its runtime tells of fewer."""
 
+MOST_PLACES = 20
+"""From which one file is opened."""
+
 PROGRAMS_WRITE = (
     *("*.db", "*.db3", "*.sqlite", "*.sqlite3", "*.duckdb", "*.mdb", "*.rdb"),
     *("*-journal", "*-wal", "*-shm", "*.wal", "*.lock", "*.pid", "*.sock", "*.tmp"),
@@ -159,7 +162,7 @@ def heard(known: Traced, generation: int, records: Iterable[Record], ready_at: f
     files, folders, dropped = dict(known.files), dict(known.folders), set(known.dropped)
     for record in records:
         if record.how == "dropped":
-            dropped.add(record.path)
+            dropped |= {record.path} if len(dropped) < MOST_KEPT else set()
             continue
         known_ones = folders if record.how == "list" else files
         before = known_ones.get(record.path)
@@ -180,7 +183,7 @@ def _with(before: Known | None, record: Record, how: How, generation: int, ready
         again = {place: Place(0, again=True) for place, one in before.places.items() if one.again}
         before = replace(before, generation=generation, early=early, places=again)
     places = before.places
-    if how != "module":
+    if how != "module" and (record.place in places or len(places) < MOST_PLACES):
         places = {**places, record.place: _opened(places.get(record.place, Place()), record, ready_at)}
     # A module is imported once: who asked first is the one to name.
     via = before.via or record.via
@@ -360,7 +363,7 @@ def rooted(
     assumed: Collection[Path],
 ) -> Roots:
     """``before``: what the newest instance was started from. ``found``: (stamp, digest) now. ``new``: what that
-    instance has told of just now, for the first time.
+    instance, or the one that serves, has told of just now, for the first time.
 
     A file that still is as it was when it was opened holds what was read. That of a module counts only where nothing is
     known from before the spawn: Python may have looked at the source a moment before it opened the bytecode."""

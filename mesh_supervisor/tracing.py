@@ -25,14 +25,13 @@ REMEMBERED = 8
 
 @dataclass(slots=True)
 class Trail:
-    """Of one agent. ``waiting``: said, and not looked at yet. ``newest``: the youngest generation that said something;
-    ``told``: what it has told of. ``stale``: from an earlier run, code may have changed since."""
+    """Of one agent. ``waiting``: said, and not looked at yet. ``ready_at``: generation → when it became ready.
+    ``told``: what each that may serve has told of. ``stale``: from an earlier run, code may have changed since."""
 
     known: Traced
     waiting: list[tuple[int, list[Record]]] = field(default_factory=list)
     ready_at: dict[int, float] = field(default_factory=dict)
-    newest: int = 0
-    told: set[Path] = field(default_factory=set)
+    told: dict[int, set[Path]] = field(default_factory=dict)
     stale: bool = True
 
 
@@ -77,17 +76,19 @@ class Tracing:
         return len(trail.waiting) == 1
 
     def take(self, agent: str) -> Mapping[Path, Record]:
-        """Those files of which the newest generation has told for the first time."""
+        """Those files of which an instance that serves, or will, has told for the first time."""
         trail = self._trails[agent]
         waiting, trail.waiting = trail.waiting, []
+        serving = max(trail.ready_at, default=0)
+        trail.told = {number: paths for number, paths in trail.told.items() if number >= serving}
         new: dict[Path, Record] = {}
         for generation, records in waiting:
             trail.known = traced.heard(trail.known, generation, records, trail.ready_at.get(generation))
-            if generation > trail.newest:
-                trail.newest, trail.told, new = generation, set(), {}
-            if generation == trail.newest:
-                new |= {r.path: r for r in reversed(records) if _is_file(r) and r.path not in trail.told}
-                trail.told |= new.keys()
+            if generation >= serving:
+                told = trail.told.setdefault(generation, set())
+                first = {r.path: r for r in reversed(records) if _is_file(r) and r.path not in told}
+                told |= first.keys()
+                new |= first
         self._unkept.add(agent)
         return new
 

@@ -22,6 +22,10 @@ RACY_NS = 2_000_000_000
 
 _CHUNK = 1 << 20
 
+LARGE = 4 << 20
+"""Bytes. What is larger (models, tables that an agent reads) is known by its time of change and size: nobody waits for
+a start until gigabytes have been read."""
+
 
 def digest(path: Path) -> str | None:
     """The hash of the file's content; None when there is no such regular file, or it cannot be read."""
@@ -109,7 +113,8 @@ def _read(path: Path) -> _Fingerprint | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return None
-        return _Fingerprint(_key(status), _hash(descriptor), max(status.st_mtime_ns, status.st_ctime_ns))
+        digest = _hash(descriptor) if status.st_size <= LARGE else f"{status.st_size} bytes at {status.st_mtime_ns}"
+        return _Fingerprint(_key(status), digest, max(status.st_mtime_ns, status.st_ctime_ns))
     except OSError:
         return None
     finally:

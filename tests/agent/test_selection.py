@@ -789,6 +789,39 @@ def test_what_requests_read_again_and_again_is_no_reason_now_nor_later(project: 
     run(test)
 
 
+def test_what_is_read_counts_also_where_git_ignores_it(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a")
+        project.write(".gitignore", "private/\n")
+        project.write("private/local.yaml", "1")
+        await project.start()
+        await project.read("a", "private/local.yaml")
+        assert project.selection.relevant(project.path("private/local.yaml"))
+        assert [agent for agent, _ in await project.save("private/local.yaml", "2")] == ["a"]
+
+    run(test)
+
+
+def test_what_serves_is_heard_while_and_after_its_successor_fails(project: Project) -> None:
+    """Generation 2 has told something and never gets ready; a save between a read of generation 1 and its telling."""
+
+    async def test() -> None:
+        project.agent("a")
+        project.write("x.md", "1")
+        lazy = project.write("lazy.md", "1")
+        await project.start()
+        await project.ready("a", 1)
+        await project.start()
+        await project.read("a", "x.md", generation=2)
+        record = [str(lazy), "data", None, _stamp(lazy), "p", 1, 900.0, 900.0]
+        project.write("lazy.md", "saved before we heard of it")
+        project.selection.reads("a", 1, [record])
+        await project.settle()
+        assert [type(event) for _, event in project.posted] == [InputsChanged]
+
+    run(test)
+
+
 def test_a_watch_pattern_takes_out_what_is_read(project: Project) -> None:
     async def test() -> None:
         project.agent("a")

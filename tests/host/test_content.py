@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host import content
-from mesh_supervisor.host.content import Fingerprints, digest
+from mesh_supervisor.host.content import LARGE, Fingerprints, digest
 
 SECOND = 1_000_000_000
 
@@ -120,3 +120,25 @@ def test_digests_of_many_and_forgetting(tmp_path: Path, reads: list[Path]) -> No
     prints.forget([file])
     prints.digest(file)
     assert reads == [file]
+
+
+def test_a_large_file_is_known_by_time_and_size_and_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.bin"
+    with file.open("wb") as writing:
+        writing.truncate(LARGE + 1)
+    before = digest(file)
+    assert before is not None and before == digest(file)
+    os.utime(file, ns=(1, 1))
+    assert digest(file) != before
+
+
+def test_a_stamp_and_a_digest_are_of_one_content(tmp_path: Path) -> None:
+    file = tmp_path / "x.md"
+    fingerprints = Fingerprints()
+    assert fingerprints.stamped([file]) == {file: (None, None)}
+    file.write_text("1")
+    status = file.stat()
+    stamp = (max(status.st_mtime_ns, status.st_ctime_ns), status.st_size, status.st_ino)
+    assert fingerprints.stamped([file]) == {file: (stamp, digest(file))}
+    file.write_text("22")
+    assert fingerprints.stamped([file])[file] != (stamp, digest(file))
