@@ -30,8 +30,8 @@ from mesh_supervisor.impact import Inputs, Reason
 from mesh_supervisor.imports import Gone
 from mesh_supervisor.lifecycle import EditRejected, EditUndone, Event, InputsChanged
 from mesh_supervisor.spec import AgentSpec
-from mesh_supervisor.traced import CHANGED, THERE, Record, Stamp
-from mesh_supervisor.tracing import Tracing
+from mesh_supervisor.traced import CHANGED, THERE, Stamp
+from mesh_supervisor.tracing import Told, Tracing
 
 MOST_NAMED = 5
 """Changed files that are named in one line; `git switch` changes hundreds."""
@@ -348,24 +348,28 @@ class Selection:
     async def _hear(self, agent: str) -> None:
         tracked = self.agents.get(agent)
         if tracked is not None:
-            new = self._tracing.take(agent)
+            told = self._tracing.take(agent)
             await self._rejoin(tracked)
-            await self._take_root(tracked, new)
+            await self._take_root(tracked, told)
 
-    async def _take_root(self, tracked: Tracked, new: Mapping[Path, Record]) -> None:
+    async def _take_root(self, tracked: Tracked, told: Told) -> None:
         """What newly became an input: of which content is it known that it was read?"""
         inputs, looks = tracked.inputs, tracked.looks
         await asyncio.sleep(0)  # the watcher learns of them first: a save from now on is seen
-        paths = [path for path in inputs.read if path in new or path not in (tracked.started_from or {})]
+        before = [digests for digests in (tracked.started_from, tracked.serving_from) if digests is not None]
+        paths = [path for path in inputs.read if path in told.new or any(path not in digests for digests in before)]
         found = await self._stamped(paths)
+        there = dict.fromkeys(inputs.listed, THERE)
+        if tracked.serving_from is not None:
+            kept = traced.rooted(tracked.serving_from, found, told.by_serving, set())
+            tracked.serving_from = {**there, **tracked.serving_from, **kept.digests}
         if tracked.started_from is None:
             return
-        if tracked.looks != looks:
-            new = {}  # what is about to start will read anew
+        # What is about to start since a moment ago will read anew.
+        new = told.new if tracked.looks == looks else {}
         roots = traced.rooted(tracked.started_from, found, new, tracked.assumed)
         tracked.assumed = roots.assumed
-        there = dict.fromkeys(inputs.listed - tracked.started_from.keys(), THERE)
-        tracked.started_from = {**tracked.started_from, **there, **roots.digests}
+        tracked.started_from = {**there, **tracked.started_from, **roots.digests}
         changed = frozenset(path for path, digest in roots.digests.items() if digest == CHANGED)
         if changed:
             self.batch(changed)
@@ -389,8 +393,9 @@ class Selection:
         before = tracked.inputs
         inputs = await self._joined(tracked, before)
         gone = (before.paths | before.listed) - inputs.paths - inputs.listed
-        if gone and tracked.started_from is not None:
-            tracked.started_from = {path: d for path, d in tracked.started_from.items() if path not in gone}
+        if gone:
+            tracked.started_from = _less(tracked.started_from, gone)
+            tracked.serving_from = _less(tracked.serving_from, gone)
         self._learn(tracked, inputs)
 
     def _is_own_work(self, reason: Reason) -> bool:
@@ -405,6 +410,10 @@ class Selection:
             self._say(f"{tracked.spec.name}: {names}: {traced.MUTED}; `watch` in mesh.toml makes it count always")
             await self._rejoin(tracked)
         return muted.issuperset(changed)
+
+
+def _less(digests: Digests | None, gone: Collection[Path]) -> Digests | None:
+    return digests and {path: digest for path, digest in digests.items() if path not in gone}
 
 
 def _with_contents(paths: frozenset[Path], inputs: Collection[Inputs]) -> frozenset[Path]:

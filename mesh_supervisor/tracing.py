@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from mesh_supervisor import traced
 from mesh_supervisor.host.traced import Traces, names_in
@@ -33,6 +34,13 @@ class Trail:
     ready_at: dict[int, float] = field(default_factory=dict)
     told: dict[int, set[Path]] = field(default_factory=dict)
     stale: bool = True
+
+
+class Told(NamedTuple):
+    """Files that were read, each with its first record; ``by_serving``: those that the serving instance has read."""
+
+    new: dict[Path, Record]
+    by_serving: dict[Path, Record]
 
 
 class Tracing:
@@ -75,22 +83,23 @@ class Tracing:
         trail.waiting.append((generation, records))
         return len(trail.waiting) == 1
 
-    def take(self, agent: str) -> Mapping[Path, Record]:
-        """Those files of which an instance that serves, or will, has told for the first time."""
+    def take(self, agent: str) -> Told:
+        """What an instance that serves, or will, has told for the first time."""
         trail = self._trails[agent]
         waiting, trail.waiting = trail.waiting, []
         serving = max(trail.ready_at, default=0)
         trail.told = {number: paths for number, paths in trail.told.items() if number >= serving}
-        new: dict[Path, Record] = {}
+        news = Told({}, {})
         for generation, records in waiting:
             trail.known = traced.heard(trail.known, generation, records, trail.ready_at.get(generation))
             if generation >= serving:
                 told = trail.told.setdefault(generation, set())
                 first = {r.path: r for r in reversed(records) if _is_file(r) and r.path not in told}
                 told |= first.keys()
-                new |= first
+                news.new.update(first)
+                news.by_serving.update(first if generation == serving else {})
         self._unkept.add(agent)
-        return new
+        return news
 
     def write(self, agent: str, generation: int, files: object) -> bool:
         """Whether it is something new, which may be no input of anybody any more."""

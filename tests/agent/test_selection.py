@@ -822,6 +822,27 @@ def test_what_serves_is_heard_while_and_after_its_successor_fails(project: Proje
     run(test)
 
 
+def test_what_serves_reads_late_is_no_reason_when_its_successor_fails(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a", "x = 1\n")
+        for name in ("start.md", "late.md", "tried.md"):
+            project.write(name, "1")
+        await project.start()
+        project.write("start.md", "saved between the look and the read")
+        await project.read("a", "start.md")
+        await project.ready("a", 1)
+        await project.read("a", "late.md")
+        ((_, changed),) = await project.save("a.py", "x = 2\n")
+        assert isinstance(changed, InputsChanged)
+        await project.start()
+        await project.read("a", "start.md", "tried.md", generation=2)
+        project.selection.rejected("a")
+        assert await project.save("a.py", "x = 1\n") == [("a", EditUndone())]
+        assert isinstance((await project.save("late.md", "2"))[0][1], InputsChanged)
+
+    run(test)
+
+
 def test_a_watch_pattern_takes_out_what_is_read(project: Project) -> None:
     async def test() -> None:
         project.agent("a")
