@@ -14,7 +14,7 @@ import _thread
 import sys
 import time
 
-from . import serving
+from . import serving, threads
 from .drain_manner import LONG_QUIET, QUIET, Manner
 from .drain_sockets import Accepted, Address, address_of, is_held_by_children, is_listener, quieten
 from .hints import Any, Callable
@@ -89,7 +89,7 @@ class Retirement:
         """As serving.Server.retire. Nothing is accepted any more when it returns."""
         began = time.monotonic()
         quieten(self._learn())
-        _thread.start_new_thread(self._finish, (began, patience, done))
+        threads.start(self._finish, began, patience, done)
 
     def _finish(self, began: float, patience: float, done: Callable[[], None]) -> None:
         try:
@@ -190,7 +190,7 @@ def _drain(link: Link, message: dict[str, Any]) -> None:
     """In the listening thread: it must go on to hear."""
     if order.give(float(message.get("patience") or 0), bool(message.get("close_idle"))):
         serving.draining = True
-        _thread.start_new_thread(_carry_out, (link,))
+        threads.start(_carry_out, link)
 
 
 def _carry_out(link: Link) -> None:

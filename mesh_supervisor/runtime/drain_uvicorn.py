@@ -22,12 +22,14 @@ def manner_of(factory: Any) -> Manner | None:
     state = given.get("server_state") or getattr(server, "server_state", None)
     if not hasattr(config, "encoded_headers") or not hasattr(state, "default_headers"):
         return None
-    return Uvicorn(config, state, server)
+    if server is not None:
+        leave_at_once(server)
+    return Uvicorn(config, state)
 
 
 class Uvicorn(Manner):
-    def __init__(self, config: Any, state: Any, server: Any) -> None:
-        self._config, self._state, self._server = config, state, server
+    def __init__(self, config: Any, state: Any) -> None:
+        self._config, self._state = config, state
 
     def announce(self) -> None:
         self._config.encoded_headers = [*self._config.encoded_headers, CLOSE]
@@ -36,8 +38,6 @@ class Uvicorn(Manner):
         for headers in lists:
             if CLOSE not in headers:
                 headers.append(CLOSE)
-        if self._server is not None:
-            leave_at_once(self._server)
 
     def _cycles(self) -> list[Any]:
         """The requests under way, or the last one of each idle connection."""
@@ -61,32 +61,45 @@ class Uvicorn(Manner):
             self._config.timeout_graceful_shutdown = GRACE
 
 
-def leave_at_once(server: Any) -> None:
-    """SIGTERM wakes the server, which otherwise looks every 0.1 s whether it should exit.
+TICK = 0.1
+"""Seconds between two looks of uvicorn whether it should exit."""
 
-    Only where its signal handler is uvicorn's own. Once a second it does what it did ten times a second.
+
+def leave_at_once(server: Any) -> None:
+    """SIGTERM wakes the server, which otherwise sleeps through up to TICK of it. In the thread of its loop.
+
+    Its ticks go on as ever, but from within the first one, where the sleep between them can be cut short. Only where
+    the signal handler is uvicorn's own (0.29 and newer, in the main thread).
     """
     handler = signal.getsignal(signal.SIGTERM)
-    asyncio = sys.modules["asyncio"]
     if getattr(handler, "__self__", None) is not server or not callable(handler):
         return
+    loop = sys.modules["asyncio"].get_running_loop()
     ticking: Any = server
-    tick, loop, called = ticking.on_tick, asyncio.get_running_loop(), asyncio.Event()
+    tick, sleeper = ticking.on_tick, [loop.create_future()]
+
+    def wake() -> None:
+        if not sleeper[0].done():
+            sleeper[0].set_result(None)
 
     def handle_exit(number: int, frame: Any) -> None:
         handler(number, frame)
-        loop.call_soon_threadsafe(called.set)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(wake)
 
     async def on_tick(counter: int) -> bool:
-        while not await tick(0):
+        while not await tick(counter):
+            counter += 1
+            sleeper[0] = loop.create_future()
+            timer = loop.call_later(TICK, wake)
             try:
-                await asyncio.wait_for(called.wait(), 1.0)
-            except asyncio.TimeoutError:
-                continue
+                await sleeper[0]
+            finally:
+                timer.cancel()
         return True
 
     try:
         signal.signal(signal.SIGTERM, handle_exit)
-    except ValueError:  # the server's thread is not the main one
+    except ValueError:  # the loop's thread is not the main one
         return
     ticking.on_tick = on_tick

@@ -332,6 +332,54 @@ async def test_a_loop_that_is_blocked_does_not_hold_the_answer(tmp_path: Path) -
         await gives_way(agent)
 
 
+@awaited
+async def test_uvicorn_goes_on_with_what_it_does_by_the_clock(tmp_path: Path) -> None:
+    source = UVICORN.replace('log_level="warning"', 'log_level="warning", limit_max_requests=2')
+    async with Agent(tmp_path, source, "asyncio", "h11") as agent:
+        for _ in range(2):
+            async with connected(agent) as connection:
+                await ask(connection)
+                await answer(connection)
+        assert await line(agent.current) == "bye"
+        assert await asyncio.to_thread(agent.current.wait) == 0
+
+
+# ---- MCP -------------------------------------------------------------------------------------------------------------
+
+MCP = """
+import os
+from mcp.server.fastmcp import FastMCP
+server = FastMCP("adder", host="127.0.0.1", port=int(os.environ["PORT"]), log_level="WARNING")
+@server.tool()
+def add(a: int, b: int) -> int:
+    return a + b
+server.run("streamable-http")
+"""
+INITIALIZE = (
+    '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},'
+    '"clientInfo":{"name":"test","version":"1"}}}'
+)
+
+
+@awaited
+async def test_an_mcp_session_that_listens_does_not_hold_the_exit_up(tmp_path: Path) -> None:
+    accept = "Accept: application/json, text/event-stream\r\n"
+    async with Agent(tmp_path, MCP) as agent, connected(agent) as first, connected(agent) as listening:
+        first[1].write(
+            f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{agent.port}\r\n{accept}Content-Type: application/json\r\n"
+            f"Content-Length: {len(INITIALIZE)}\r\n\r\n{INITIALIZE}".encode()
+        )
+        session = (await answer(first))[1]["mcp-session-id"]
+        listening[1].write(
+            f"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1:{agent.port}\r\n{accept}Mcp-Session-Id: {session}\r\n\r\n".encode()
+        )
+        status, headers = parsed(await listening[0].readuntil(b"\r\n\r\n"))
+        assert (status, headers["content-type"]) == (200, "text/event-stream")
+        drain(agent, 0.5, close_idle=True)
+        assert await left(agent) == 1
+        assert await ended(agent.current) == -signal.SIGTERM
+
+
 # ---- unusual programs ------------------------------------------------------------------------------------------------
 
 
