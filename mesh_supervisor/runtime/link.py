@@ -11,7 +11,7 @@ import _socket
 import _thread
 import os
 
-from . import wire
+from . import threads, wire
 from .hints import Any, Callable
 
 Message = dict[str, Any]
@@ -137,7 +137,7 @@ class Link:
         """A thread that waits until there is room."""
         self._pushing = True
         try:
-            _thread.start_new_thread(self._pushed, ())
+            threads.start(self._pushed)
         except RuntimeError:  # no more threads: with the next packet
             self._pushing = False
 
@@ -154,7 +154,7 @@ class Link:
             return
         self._listening = True
         try:
-            _thread.start_new_thread(self._run, ())
+            threads.start(self._run)
         except RuntimeError:  # no more threads
             self._listening = False
             self._once.release()

@@ -15,7 +15,7 @@ import _thread
 import os
 import time
 
-from . import serving
+from . import serving, threads
 from .hints import Any
 from .link import Link
 
@@ -242,7 +242,7 @@ class Book:
         if self._lives(spot):
             limbo.spot = spot
         try:
-            _thread.start_new_thread(self._end_of_limbo, (limbo, spot))
+            threads.start(self._end_of_limbo, limbo, spot)
         except RuntimeError:
             pass  # the interpreter ends: the supervisor sees that, too
 
