@@ -15,6 +15,8 @@ from .lookups import Lookups
 from .origin import PROJECT, SHARED, THIRD, Origins, loaded, site_folders
 
 _LONGEST_REASON = 200
+_OWN_PARTS = ("drain", "learn", "serve", "sockets", "trace")
+"""What their names begin with. Those with longer names belong to asyncio and its servers."""
 
 
 class Preload:
@@ -68,6 +70,7 @@ class Preload:
 
     def settle(self) -> Imported:
         """After the last import: nothing is left to be said or collected by each copy."""
+        bring_own_parts()
         streams.flush()
         flush_c()
         gc.collect()
@@ -95,6 +98,17 @@ class Preload:
         if not tried:
             now.threads = 1
         return now.why_not_fork(self.before)
+
+
+def bring_own_parts() -> None:
+    """Of the runtime: each instance would have to load them. Nothing in them is called yet."""
+    starts = _OWN_PARTS if "asyncio" in sys.modules else tuple(f"{name}." for name in _OWN_PARTS)
+    for file in sorted(os.listdir(os.path.dirname(__file__))):
+        if file.startswith(starts) and file.endswith(".py"):
+            try:
+                __import__(f"{__package__}.{file[:-3]}")
+            except Exception as error:  # noqa: BLE001 - the instance will say what it cannot do without it
+                os.write(2, f"meshsup: {file}: {said(error)}\n".encode(errors="replace"))
 
 
 def given_environ() -> dict[bytes, bytes]:

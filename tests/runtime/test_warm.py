@@ -334,6 +334,32 @@ def test_what_a_fork_would_share_is_refused_and_a_spare_may_have_it(text: str, w
             assert instance.line() == "up"
 
 
+def test_threads_that_end_for_a_fork_are_no_reason(tmp_path: Path) -> None:
+    """As OpenBLAS does with its pool, and starts it again afterwards."""
+    pool = """
+        import os, threading
+        leave, thread = threading.Event(), None
+        def begin():
+            global thread
+            leave.clear()
+            thread = threading.Thread(target=leave.wait, daemon=True)
+            thread.start()
+        def end():
+            if thread is not None:
+                leave.set()
+                thread.join()
+        begin()
+        os.register_at_fork(before=end)
+    """
+    environ = package(tmp_path, "pool", pool)
+    program = script(tmp_path, "import pool\npool.begin()\nprint(pool.thread.is_alive())")
+    with Warm(["pool"], environ=environ) as warm:
+        assert warm.hear("warmed")["fork"]
+        with warm.fork(program, directory=tmp_path) as instance:
+            assert instance.line() == "True"
+            assert instance.wait() == 0
+
+
 def test_users_of_forks_hooks_are_no_reason(tmp_path: Path) -> None:
     hooks = "import os\ncalls = []\nfor when in ('before', 'after_in_parent', 'after_in_child'):\n"
     environ = package(tmp_path, "hooks", hooks + "    os.register_at_fork(**{when: lambda: calls.append(1)})\n")
@@ -525,6 +551,35 @@ def test_siblings_do_not_throw_the_same_dice(tmp_path: Path) -> None:
                 outs.append(instance.out()[0].splitlines())
                 assert outs[-1][-3:] == [str(instance.pid)] * 3
         assert not set(outs[0]) & set(outs[1])
+
+
+@pytest.mark.parametrize("name", ["numpy.random", "torch"])
+def test_generators_of_others_are_seeded_anew_in_a_fork(name: str, tmp_path: Path) -> None:
+    environ = package(tmp_path, name.partition(".")[0], "")
+    site = tmp_path / "lib" / "site-packages"
+    text = "calls = []\ndef seed(*given): calls.append(given)\n"
+    if "." in name:
+        (site / "numpy.py").unlink()
+        (site / "numpy").mkdir()
+        (site / "numpy" / "__init__.py").touch()
+    (site / f"{name.replace('.', '/')}.py").write_text(text, encoding="utf-8")
+    program = script(tmp_path, f"import {name}\nprint({name}.calls)")
+    with Warm([name], environ=environ) as warm:
+        with warm.fork(program, directory=tmp_path) as instance:
+            assert instance.line() == "[()]"
+        with warm.become(program, directory=tmp_path) as instance:
+            assert instance.line() == "[]"  # seeded by the system when it was imported, and nobody else has that
+
+
+@HOW
+def test_the_log_counts_from_the_instances_begin(how: str, tmp_path: Path) -> None:
+    program = script(tmp_path, "import logging\nprint(float(logging._startTime))")
+    with Warm(["logging"], trial=how == "fork") as warm:
+        warm.hear("warmed")
+        before = time.time()
+        with both(warm, how, program, directory=tmp_path) as instance:
+            found = float(instance.line())
+            assert before <= (found / 1e9 if found > 1e12 else found) <= time.time()
 
 
 @HOW
