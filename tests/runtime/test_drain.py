@@ -476,6 +476,6 @@ async def test_connections_of_workers_cannot_be_drained(tmp_path: Path) -> None:
         assert await line(guest) == "forked"
         drain(agent)
         assert await left(agent) == 0
-        assert [packet["what"] for packet in guest.said("cannot")] == ["drain"]
+        assert [packet["what"] for packet in guest.said("cannot")] == ["gate", "drain"]
     finally:
         agent.close()
