@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from mesh_supervisor import __version__
-from mesh_supervisor.control.messages import AgentView, Snapshot
+from mesh_supervisor.control.messages import AgentView, Snapshot, WarmView
 from mesh_supervisor.host.inputs import count
 from mesh_supervisor.host.spawn import tree, usage
+from mesh_supervisor.host.warm import WarmStatus
 from mesh_supervisor.launcher import AgentPreparation
 from mesh_supervisor.lifecycle import Agent, Phase, phase
 from mesh_supervisor.member import REGISTRY, Member
@@ -44,7 +45,12 @@ def take(supervisor: Supervisor) -> Snapshot:
         config_error=supervisor.config_error,
         warnings=supervisor.warnings(),
         agents=tuple(_view(supervisor, name, member) for name, member in supervisor.members.items()),
+        warm=tuple(map(_warm, supervisor.warmth.status())),
     )
+
+
+def _warm(one: WarmStatus) -> WarmView:
+    return WarmView(one.kind, one.state, one.pid, one.agents, one.modules, usage(tree(one.pid))[1])
 
 
 def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:

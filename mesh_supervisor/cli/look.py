@@ -41,6 +41,8 @@ def ps(
         show(*(view.name for view in views))
     else:
         show(*rows.processes(views, wide=output == "wide"))
+        if output == "wide":
+            show(*rows.warm(snapshot.warm))
         talk(*rows.remarks(snapshot))
 
 

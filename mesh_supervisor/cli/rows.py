@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mesh_supervisor.cli.table import aligned, indented, widths
 from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, paint, painted, width
 from mesh_supervisor.cli.words import duration, one_line, percent, size
-from mesh_supervisor.control.messages import AgentView, Snapshot
+from mesh_supervisor.control.messages import AgentView, Snapshot, WarmView
 from mesh_supervisor.wording import counted
 
 HEADER = ("NAME", "STATE", "PID", "PORT", "GEN", "UPTIME", "RESTARTS", "CPU", "MEM", "REGISTERED", "LAST")
@@ -85,6 +85,17 @@ def _how(view: AgentView) -> str:
     """``order start-first · start warm fork · runtime yes``"""
     known = (("order", view.order), ("start", view.start), ("runtime", view.runtime))
     return " · ".join(f"{word} {said}" for word, said in known if said)
+
+
+def warm(views: Sequence[WarmView]) -> list[str]:
+    """``warm: a template for planner, retriever (warm, pid 4300, 61.2M)``"""
+    return [
+        one_line(
+            f"warm: a {view.kind}{' for ' + ', '.join(view.agents) if view.agents else ''} "
+            f"({view.state}, pid {view.pid}, {size(view.memory)})"
+        )
+        for view in views
+    ]
 
 
 def _fits(rows: Sequence[Row], columns: int) -> bool:

@@ -55,6 +55,24 @@ class AgentView:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmView:
+    """A process that waits with its imports done. ``kind``: template, spare or judge; ``state``: warming, warm, refused
+    or over; ``agents``: those that it is for; ``modules``: how many it was asked to import; ``memory`` in bytes."""
+
+    kind: str
+    state: str
+    pid: int
+    agents: tuple[str, ...]
+    modules: int
+    memory: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> WarmView:
+        known: dict[str, Any] = {key: row[key] for key in cls.__dataclass_fields__ if key in row}
+        return cls(**{**known, "agents": tuple(row.get("agents", ()))})
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     name: str
     file: str
@@ -69,6 +87,7 @@ class Snapshot:
     config_error: str | None  # why the mesh.toml on disk is not the one that runs
     warnings: tuple[str, ...]
     agents: tuple[AgentView, ...]
+    warm: tuple[WarmView, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,6 +98,7 @@ class Snapshot:
         known = {key: body[key] for key in cls.__dataclass_fields__ if key in body}
         known["agents"] = tuple(map(AgentView.from_json, body["agents"]))
         known["warnings"] = tuple(body.get("warnings", ()))
+        known["warm"] = tuple(map(WarmView.from_json, body.get("warm", ())))
         return cls(**known)
 
 

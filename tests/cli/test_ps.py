@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from mesh_supervisor.cli import rows
+from mesh_supervisor.control.messages import WarmView
 from mesh_supervisor.limits import Limitation
 from tests.cli.conftest import Command
 from tests.cli.test_command import in_terminal
@@ -74,6 +75,16 @@ def test_wide_says_all_that_is_known(mesh: FakeMesh, meshsup: Command) -> None:
         "      warning: no known inputs\n",
     ):
         assert told in out
+
+
+def test_wide_shows_what_waits_warm(mesh: FakeMesh, meshsup: Command) -> None:
+    template = WarmView("template", "warm", 4300, ("planner",), 210, 64_100_000)
+    mesh.now = snapshot(mesh.place, warm=(template, WarmView("judge", "warming", 4301, (), 0, 0)))
+    assert meshsup("ps", "-o", "wide").out.splitlines()[-2:] == [
+        "warm: a template for planner (warm, pid 4300, 61.1M)",
+        "warm: a judge (warming, pid 4301, 0K)",
+    ]
+    assert "template" not in meshsup("ps").out
 
 
 def test_wide_says_how_it_was_started_and_what_it_cannot_have(mesh: FakeMesh, meshsup: Command) -> None:
