@@ -24,7 +24,7 @@ def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
 
 
 def _call(then: Callable[[ModuleType], None], module: ModuleType) -> None:
-    try:  # noqa: SIM105 - contextlib is not there yet
+    try:
         then(module)
     except Exception:  # noqa: BLE001, S110 - a version that looks otherwise inside: that part is left alone
         pass
