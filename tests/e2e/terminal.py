@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 
 from tests.e2e.harness import MESHSUP, Mesh
@@ -21,12 +20,15 @@ ON_A_TERMINAL = (
 
 
 class Terminal:
-    """``screen`` is all that was shown so far; ``process`` the command."""
+    """``screen`` is all that was shown so far; ``process`` the command. Somebody always reads: a program that writes
+    more than a terminal holds would wait for ever."""
 
     def __init__(self, mesh: Mesh, *words: str) -> None:
         self._master, slave = pty.openpty()
         self.screen = ""
         self._read_to = 0
+        self._ended = False
+        self._news = threading.Condition()
         self.process = subprocess.Popen(
             [sys.executable, "-c", ON_A_TERMINAL, str(MESHSUP), *words],
             cwd=mesh.root,
@@ -37,6 +39,8 @@ class Terminal:
             start_new_session=True,
         )
         os.close(slave)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -44,40 +48,39 @@ class Terminal:
 
     def see(self, text: str, timeout: float = 30.0) -> None:
         """Until ``text`` is shown, after what was seen before. AssertionError when it is not, with the screen."""
-        deadline = time.monotonic() + timeout
-        while text not in self.screen[self._read_to :]:
-            assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{self.screen}"
-            assert self._more(0.2), f"it has ended without {text!r}:\n{self.screen}"
-        self._read_to = self.screen.index(text, self._read_to) + len(text)
+        with self._news:
+            there = self._news.wait_for(lambda: text in self.screen[self._read_to :] or self._ended, timeout)
+            assert there, f"{text!r} is not on the screen:\n{self.screen}"
+            assert text in self.screen[self._read_to :], f"it has ended without {text!r}:\n{self.screen}"
+            self._read_to = self.screen.index(text, self._read_to) + len(text)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
     def ends(self, timeout: float = 30.0) -> int:
-        """Its exit code, as a shell would see it; what it still shows is read."""
-        deadline = time.monotonic() + timeout
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"it goes on:\n{self.screen}"
-            self._more(0.05)
-        while self._more(0):
-            pass
-        return self.process.returncode
+        """Its exit code, as a shell would see it, once all it showed was read."""
+        code = self.process.wait(timeout)
+        self._reader.join(timeout)
+        return code
 
-    def _more(self, patience: float) -> bool:
-        """False when nothing can come any more: nobody has the other end open."""
-        if not select.select([self._master], [], [], patience)[0]:
-            return patience > 0
-        try:
-            read = os.read(self._master, 65536)
-        except OSError:  # EIO: nobody has the other end
-            return False
-        self.screen += read.decode(errors="replace")
-        return bool(read)
+    def _read(self) -> None:
+        """Until nobody has the other end open any more: then reading is an error (EIO)."""
+        read = b"?"
+        while read:
+            try:
+                read = os.read(self._master, 65536)
+            except OSError:
+                read = b""
+            with self._news:
+                self.screen += read.decode(errors="replace")
+                self._ended = not read
+                self._news.notify_all()
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
+        self._reader.join(10)
         os.close(self._master)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.harness import MESHSUP, Mesh, alive, server, wait_for
+from tests.e2e.harness import MESHSUP, REPOSITORY, Mesh, alive, server, wait_for
 from tests.e2e.terminal import terminal
 
 ASKING = """
@@ -199,6 +200,22 @@ def test_a_dependent_starts_once_it_serves(mesh: Mesh) -> None:
         person.type("c\n")
         mesh.wait_ready("writer")
         assert starting.wait() == 0
+
+
+def test_an_sdk_agent_registers_itself_out_of_a_terminal(mesh: Mesh) -> None:
+    pytest.importorskip("_mcp_mesh", reason="needs the mcp-mesh SDK (extra `test`)")
+    shutil.copy(REPOSITORY / "examples/mcp_mesh/clock.py", mesh.root)
+    # Long, so that a busy machine does not make two servers of the SDK's one.
+    mesh.config(mesh.table("clock"), mesh='env = { MCP_MESH_DEBOUNCE_DELAY = "2.0" }')
+    mesh.up(ready=False)
+    mesh.wait_ready(timeout=90)
+    with terminal(mesh, "run", "clock") as person:
+        wait_for(lambda: (now := mesh.agent("clock")).state == "held" and now.registered == "yes", 90)
+        healthy = [row["id"] for row in mesh.registered() if row["status"] == "healthy"]
+        assert healthy == [f"clock-{mesh.agent('clock').generation:04d}"]
+        person.type("\x03")
+        person.ends(60)
+    mesh.wait_generation("clock", 2, timeout=90)
 
 
 # ---- under a debugger ------------------------------------------------------------------------------------------------
