@@ -30,7 +30,7 @@ from mesh_supervisor.lifecycle import Ended, Hold, Order, Start
 from mesh_supervisor.limits import Limitation, limitation
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, Kind, MeshSpec, Register
-from mesh_supervisor.target import Plain, Target
+from mesh_supervisor.target import Plain, Target, watched_by
 from mesh_supervisor.traced import trace_options
 from mesh_supervisor.warmth import Wanted, Way
 
@@ -371,7 +371,11 @@ class AgentPreparation:
 
     async def target(self, spec: AgentSpec) -> Target | Plain:
         assert self.interpreter is not None  # `program` comes first
-        return await self.ground.interpreters.target_of(spec, self.interpreter)
+        target = await self.ground.interpreters.target_of(spec, self.interpreter)
+        watcher = watched_by(target) if isinstance(target, Target) else None
+        return (
+            target if watcher is None else Plain(f"it runs under {watcher}", "`meshsup run --debug` is for debugging")
+        )
 
     def starter(self, spec: AgentSpec, target: Target, guest: Guest) -> Starter:
         temporary = {tempfile.gettempdir(), spec.environment.get("TMPDIR", tempfile.gettempdir())}

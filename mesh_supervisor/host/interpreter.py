@@ -126,6 +126,8 @@ def argv_of(spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]:
 
 # ---- what it can import ----------------------------------------------------------------------------------------------
 
+_RUNTIME = str(Path(__file__).parent.parent / "runtime")
+
 _ASK = r"""
 import importlib.machinery as machinery, json, os, site, sys, sysconfig
 
@@ -194,6 +196,13 @@ for entry in reversed(path):
                 continue
             if origin.get("dir_info", {}).get("editable"):
                 editable.append(file_of(origin.get("url", "")))
+try:  # the runtime is loaded in each of its agents: another version of Python would compile it anew each time
+    tag = sys.implementation.cache_tag
+    if not os.path.exists(os.path.join(sys.argv[1], "__pycache__", "link." + tag + ".pyc")):
+        import compileall
+        compileall.compile_dir(sys.argv[1], quiet=2)
+except (OSError, TypeError, IndexError):
+    pass
 try:
     import _imp
     frozen = list(_imp._frozen_module_names())
@@ -233,7 +242,7 @@ def inspect(python: Path, environ: Mapping[str, str]) -> Environment:
     """Ask this interpreter what it can import. Blocks; raises InterpreterError."""
     # PYTHONPATH belongs to agents, each its own; in / no file of the project can stand in for a library module.
     clean = {key: value for key, value in environ.items() if key not in {"PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"}}
-    said = _run(python, [], _ASK, "", clean)
+    said = _run(python, [], _ASK, "", clean, _RUNTIME)
     try:
         answer = json.loads(said[said.index("{") :])
     except ValueError:
@@ -259,11 +268,11 @@ def _environment(python: Path, answer: Mapping[str, Any]) -> Environment:
     )
 
 
-def _run(python: Path, flags: Sequence[str], code: str, told: str, environ: Mapping[str, str]) -> str:
+def _run(python: Path, flags: Sequence[str], code: str, told: str, environ: Mapping[str, str], *words: str) -> str:
     """Its stdout. The exit code is not asked: whoever reaps orphans may have taken it."""
     try:
         done = subprocess.run(
-            [python, *flags, "-c", code],
+            [python, *flags, "-c", code, *words],
             input=told,
             capture_output=True,
             text=True,

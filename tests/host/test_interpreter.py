@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import sys
 import venv
@@ -239,3 +240,14 @@ def test_files_that_do_not_compile(compiler: Environment, tmp_path: Path) -> Non
     assert messages["paren.py"] == "SyntaxError: '(' was never closed"
     assert messages["indent.py"].startswith("IndentationError: ")
     assert messages["late.py"] == "SyntaxError: 'break' outside loop"
+
+
+def test_the_runtime_is_compiled_for_the_interpreter_that_will_load_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    (runtime / "link.py").write_text("pass\n")
+    monkeypatch.setattr("mesh_supervisor.host.interpreter._RUNTIME", str(runtime))
+    inspect(Path(sys.executable), os.environ)
+    assert Path(importlib.util.cache_from_source(str(runtime / "link.py"))).exists()
