@@ -1,7 +1,8 @@
 """uvicorn 0.15 to 0.54, h11 and httptools, on any loop, in any thread.
 
 ``config.encoded_headers`` is what the default headers of all answers are made of anew every second;
-``server_state.default_headers`` is what they were last time, and each request keeps the list of its own beginning.
+``server_state.default_headers`` is what they were last time, and each request (before 0.17 each connection)
+keeps the list of its own beginning.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ CLOSE = (b"connection", b"close")
 def manner_of(factory: Any) -> Manner | None:
     """None if these protocols are not uvicorn's."""
     given = enclosed(factory)
+    given = {**given, **enclosed(given.get("client_connected_cb"))}  # before 0.17 it begins with streams
     server, config = given.get("self"), given.get("config")
     state = given.get("server_state") or getattr(server, "server_state", None)
     if not hasattr(config, "encoded_headers") or not hasattr(state, "default_headers"):
@@ -33,19 +35,21 @@ class Uvicorn(Manner):
 
     def announce(self) -> None:
         self._config.encoded_headers = [*self._config.encoded_headers, CLOSE]
-        # The list itself, not another one: requests under way hold it.
-        lists = [self._state.default_headers, *(cycle.default_headers for cycle in self._cycles())]
-        for headers in lists:
-            if CLOSE not in headers:
+        # The lists themselves, not others: requests under way hold them, and before 0.17 connections.
+        for holder in (self._state, *self._connections(), *self._cycles()):
+            headers = getattr(holder, "default_headers", None)
+            if isinstance(headers, list) and CLOSE not in headers:
                 headers.append(CLOSE)
+
+    def _connections(self) -> list[Any]:
+        return list(self._state.connections)
 
     def _cycles(self) -> list[Any]:
         """The requests under way, or the last one of each idle connection."""
-        found = [getattr(connection, "cycle", None) for connection in list(self._state.connections)]
-        return [cycle for cycle in found if isinstance(getattr(cycle, "default_headers", None), list)]
+        return [getattr(connection, "cycle", None) for connection in self._connections()]
 
     def close_idle(self, quiet: float, waited: float) -> None:
-        for connection in list(self._state.connections):
+        for connection in self._connections():
             # Those of WebSockets and HTTP/2 have no such attribute.
             cycle = getattr(connection, "cycle", self)
             idle = cycle is None or getattr(cycle, "response_complete", False)
