@@ -92,6 +92,7 @@ class Warmth:
         self._wanted: dict[str, Wanted] = {}
         self._learnt: dict[str, Learnt] = {}
         self._pools: dict[warmth.Kind, warmth.Pool] | None = None
+        self._keys: dict[str, str | None] = {}  # agent → that of its template
         self._how: dict[str, How] = {}
         self._recency: list[str] = []
         self._deaths: dict[str, int] = {}
@@ -313,14 +314,17 @@ class Warmth:
     def _decide(self, wanted: Wanted) -> Decision:
         if self._pools is None:
             self._pools = warmth.pools(learnt for agent, learnt in self._learnt.items() if agent in self._wanted)
-        return warmth.decide(wanted, self._learnt.get(wanted.agent), self._pools, self._known(wanted), self._most)
+        mine = self._learnt.get(wanted.agent)
+        found = warmth.decide(wanted, mine, self._pools, self._known(wanted), self._most)
+        self._keys[wanted.agent] = found.template.key if found.template is not None else None
+        return found
 
     def _decisions(self) -> dict[str, Decision]:
         return {agent: self._decide(wanted) for agent, wanted in self._wanted.items()}
 
     def _served_by(self, key: str) -> tuple[str, ...]:
-        decisions = self._decisions().items()
-        return tuple(agent for agent, one in decisions if one.template is not None and one.template.key == key)
+        """As it was last decided: `ps` must not have to think."""
+        return tuple(agent for agent in self._wanted if self._keys.get(agent) == key)
 
     # ---- ahead of need -----------------------------------------------------------------------------------------------
 
