@@ -264,7 +264,9 @@ class Mesh:
 
         def look() -> dict[str, AgentView]:
             views = self.agents()
-            for name in names or [name for name, view in views.items() if view.wanted]:
+            wanted = names or [name for name, view in views.items() if view.wanted]
+            assert wanted or not views, "the supervisor has not come to its agents yet"
+            for name in wanted:
                 view = views[name]
                 assert (view.state == "ready" and view.registered != "no") or view.state == "done", (
                     f"{name}: {view.state} ({view.detail}), registered: {view.registered}; {view.failure}"

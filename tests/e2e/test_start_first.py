@@ -54,7 +54,7 @@ CASES = {
 def running() -> Iterator[Mesh]:
     with fresh_mesh() as mesh:
         mesh.write("agent.py", GOOD)
-        keys = 'ready = { http = "/health", interval = 0.1 }\nstart_timeout = 3\nstop = { timeout = 2 }\n'
+        keys = 'ready = { http = "/health", interval = 0.1 }\nstart_timeout = 8\nstop = { timeout = 2 }\n'
         mesh.config(f'[agents.agent]\ncommand = "agent.py"\nport = {mesh.port("agent")}\n{keys}')
         mesh.up()
         yield mesh
