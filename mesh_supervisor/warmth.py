@@ -362,20 +362,22 @@ Packet = Mapping[str, object]
 
 def learn(packets: Iterable[Packet], wanted: Wanted, before: Learnt | None, cold: float | None) -> Learnt:
     """From the inventory of a ready instance (runtime/learn.py). ``cold``: seconds that it took; None: it was warm, so
-    that it has what its template had, whether it uses it or not, and only what is new is learnt."""
+    that it has what its template had, whether it uses it or not, and what the runtime needed there. Then only packages
+    that are new are learnt."""
     parts = list(packets)
-    if cold is not None or before is None:
-        before = Learnt(wanted.python, wanted.flags, ())
+    was_cold = cold is not None or before is None
+    if before is None or was_cold:
+        before = Learnt(wanted.python, wanted.flags, (), cold=cold if cold is not None else FIRST_GUESS)
     return Learnt(
         wanted.python,
         wanted.flags,
         _modules(parts, "modules", before.modules),
-        _modules(parts, "standard", before.standard),
+        _modules(parts, "standard", ()) if was_cold else before.standard,
         before.names.union(_texts(parts, "names")),
         before.dotenv.union(_texts(parts, "dotenv")),
         before.places.union(_texts(parts, "places")),
         wanted.imports,
-        before.cold if cold is None else cold,
+        before.cold,
     )
 
 

@@ -275,10 +275,11 @@ def test_an_inventory_in_parts_is_one() -> None:
 
 
 def test_a_cold_start_tells_all_a_warm_one_only_what_is_new() -> None:
-    before = learn([{"modules": ["a", "b"], "names": ["X"]}], wanted(), None, 2.0)
+    before = learn([{"modules": ["a", "b"], "names": ["X"], "standard": ["json"]}], wanted(), None, 2.0)
     cold = learn([{"modules": ["a"], "names": []}], wanted(), before, 3.0)
     assert (cold.modules, cold.names, cold.cold) == (("a",), frozenset(), 3.0)
-    warm = learn([{"modules": ["a", "c"], "names": ["Y"]}], wanted(), before, None)
+    warm = learn([{"modules": ["a", "c"], "names": ["Y"], "standard": ["json", "ctypes"]}], wanted(), before, None)
+    assert warm.standard == ("json",), "the runtime itself needs some in a warm process"
     assert (warm.modules, warm.names, warm.cold) == (("a", "b", "c"), frozenset({"X", "Y"}), 2.0)
 
 
