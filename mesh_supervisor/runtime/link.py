@@ -34,7 +34,7 @@ class Link:
         self.relieved: Callable[[], None] = lambda: None
         """Called when there is room again."""
         self.lost: Callable[[], None] = lambda: None
-        """Called once, when it is found that the program has closed the descriptor."""
+        """Called when it is found that the program has closed the descriptor, or that the supervisor is gone."""
         self._identity = _identity(fd)
         self._handlers: dict[str, Handler] = {}
         self._listening = False
@@ -166,8 +166,9 @@ class Link:
             except wire.Garbled:
                 continue
             except OSError:
-                return
+                heard = None
             if heard is None:
+                self.lost()
                 return
             message, descriptors = heard
             handler = self._handlers.get(message["is"])

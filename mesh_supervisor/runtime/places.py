@@ -192,6 +192,8 @@ class Book:
                 fields = {"number": place.number, "family": int(place.family), "kind": int(place.kind)}
                 self._link.tell("bound", (fd,), **fields, address=place.address)
         self._link.listen()
+        if not self._link.listening:
+            self._link.lost()  # no thread can be had: what the supervisor says is not heard
         return place
 
     def listens(self, spot: Spot) -> None:

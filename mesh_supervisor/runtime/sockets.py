@@ -35,7 +35,7 @@ def install(link: Link, held: list[dict[str, Any]], descriptors: list[int], gate
     book = Book(link, held, descriptors)
     servers.install(link, book, gate)
     if gate and not held:
-        link.lost = servers.gate.open  # nobody else serves there, and nobody will ever say go
+        link.lost = servers.go_alone  # nobody else serves there, and nobody will ever say go
     os.register_at_fork(after_in_child=servers.begin_child, after_in_parent=servers.has_forked)
     when_imported("socket", lambda module: _wrap_class(module.socket, book, link))
     when_imported("multiprocessing.reduction", lambda module: _wrap_reducer(module, book))

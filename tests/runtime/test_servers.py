@@ -606,3 +606,18 @@ def test_an_asyncio_that_looks_otherwise_is_said(newcomer: Start) -> None:
             "why": "asyncio: ZeroDivisionError: division by zero",
         }
         assert guest.line() == "its own"
+
+
+@pytest.mark.parametrize("name", ["asyncio: start_server", "uvloop: start_server", "http.server", "plain"])
+def test_a_first_generation_without_a_supervisor_opens_the_gate_itself(name: str, tmp_path: Path) -> None:
+    skip_without(name)
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAMS[name], encoding="utf-8")
+    with Guest(["script", str(path), "0"], start={"gate": True}) as guest:
+        _, descriptors = guest.hear_with_descriptors("bound")
+        with socket.socket(fileno=os.dup(descriptors[0])) as sock:
+            guest.hear("serves")
+            waiting = caller(sock)
+            assert is_unheard(waiting)
+            guest.close()
+            assert answer(waiting) == str(guest.pid)
