@@ -13,6 +13,9 @@ import stat
 
 from .hints import Any, Iterator
 
+NOWHERE = "127.213.77.1"
+"""An address of this machine that nobody asks."""
+
 Address = Any
 """As getsockname() gives it."""
 
@@ -35,10 +38,8 @@ def quieten(listeners: list[int]) -> None:
 
 
 def _replace(fd: int, epolls: list[int]) -> None:
-    quiet = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    quiet = _listener_for_nobody(fd)
     try:
-        quiet.bind("")  # an abstract name of the kernel's choice
-        quiet.listen(1)
         os.set_blocking(quiet.fileno(), os.get_blocking(fd))
         # An epoll watches the socket, not the number: it would go on to report connections that are not ours.
         for epoll in epolls:
@@ -46,6 +47,27 @@ def _replace(fd: int, epolls: list[int]) -> None:
         os.dup2(quiet.fileno(), fd, os.get_inheritable(fd))
     finally:
         quiet.close()
+
+
+def _listener_for_nobody(fd: int) -> _socket.socket:
+    """Of the same family where that can be: some programs look at the address of what they close. Raises OSError."""
+    address = address_of(fd)
+    if isinstance(address, tuple):
+        family = _socket.AF_INET6 if len(address) == 4 else _socket.AF_INET
+        quiet = _socket.socket(family, _socket.SOCK_STREAM)
+        try:
+            if family == _socket.AF_INET6:
+                quiet.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+            quiet.bind((NOWHERE if family == _socket.AF_INET else f"::ffff:{NOWHERE}", 0))
+            quiet.listen(1)
+        except OSError:
+            quiet.close()
+        else:
+            return quiet
+    quiet = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    quiet.bind("")  # an abstract name of the kernel's choice
+    quiet.listen(1)
+    return quiet
 
 
 def _epolls() -> Iterator[int]:

@@ -59,10 +59,13 @@ def test_nothing_comes_to_a_listener_that_was_taken_away(listener: socket.socket
 
 def test_a_taken_descriptor_goes_on_as_it_was(listener: socket.socket, others: socket.socket) -> None:
     listener.setblocking(True)
+    address = listener.getsockname()
     quieten([listener.fileno()])
     assert os.get_blocking(listener.fileno())
     assert not os.get_inheritable(listener.fileno())
     assert is_listener(listener.fileno())
+    assert len(listener.getsockname()) == len(address)
+    assert listener.getsockname()[1] != address[1]
 
 
 def test_what_is_no_listener_is_left_alone(listener: socket.socket) -> None:
