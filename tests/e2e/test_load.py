@@ -14,8 +14,6 @@ from benchmarks.load import FRESH, KEPT, Load, failures
 from tests.e2e.agents import fastapi, stdlib
 from tests.e2e.harness import Mesh, alive, wait_for
 
-pytestmark = pytest.mark.skip(reason="needs the runtime wired in")
-
 AGENT = '[agents.agent]\ncommand = "agent.py"\nport = {port}\n'
 
 

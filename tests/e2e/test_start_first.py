@@ -12,8 +12,6 @@ from benchmarks.load import failures
 from tests.e2e.agents import fastapi, line_of
 from tests.e2e.harness import Mesh, fresh_mesh, wait_for
 
-pytestmark = pytest.mark.skip(reason="needs the runtime wired in")
-
 HEALTH = """
 @app.get("/health")
 async def health(response: Response):

@@ -13,8 +13,6 @@ import pytest
 from tests.e2e.agents import fastapi
 from tests.e2e.harness import Mesh, alive, fresh_mesh, wait_for
 
-pytestmark = pytest.mark.skip(reason="needs the runtime wired in")
-
 COLD = "cold"
 
 
@@ -130,7 +128,7 @@ async def environment():
         "umask": os.umask(os.umask(0)), "name": __name__, "file": __file__, "timezone": time.tzname[0],
         "path": sys.path, "flags": str(sys.flags), "executable": sys.executable, "modules": "fastapi" in sys.modules,
         "stdout": sys.stdout.line_buffering, "threads": len(os.listdir("/proc/self/task")),
-        "main": sys.modules["__main__"].__file__, "visible": [m for m in sys.modules if m.startswith(("meshsup", "mesh_s"))],
+        "main": sys.modules["__main__"].__file__, "ours": [m for m in sys.modules if m[:5] == "mesh_"],
     }
 """
 
