@@ -135,13 +135,14 @@ def put_on(order: Order, imported: Imported, *, forked: bool) -> None:
     if order.umask is not None:
         os.umask(order.umask)
     _enter(order.directory)
-    _move_path(before, order.directory)
-    streams.renew(_is_unbuffered(environ))
-    _guarded(_give_fastmcp_its_address)
+    _attempt(_move_path, before, order.directory)
+    _attempt(streams.renew, _is_unbuffered(environ))
+    _attempt(_restart_clocks)
+    _attempt(_give_fastmcp_its_address)
     if forked:
-        _forget_siblings()
-        _show(order)
-    _restart_clocks()
+        for share in (_reseed_numpy, _reseed_torch, _renew_authkey, _renew_main_thread):
+            _attempt(share)
+        _attempt(_show, order)
     # What is frozen is not collected: the program's own names would never be given up. It is the last thing done before
     # Python takes everything apart.
     atexit.register(gc.unfreeze)
@@ -198,20 +199,12 @@ def give_up(code: int, sentence: str) -> None:
     os._exit(code)
 
 
-# ---- what it must not share --------------------------------------------------------------------------------------
-
-
-def _forget_siblings() -> None:
-    """Randomness, and what Python knows about its own thread. ``random`` and ``tempfile`` see to it themselves."""
-    for renew in (_reseed_numpy, _reseed_torch, _renew_authkey, _renew_main_thread):
-        _guarded(renew)
-
-
-def _guarded(renew: Callable[[], None]) -> None:
+def _attempt(do: Callable[..., object], *given: object) -> None:
+    """What is not worth an instance that does not start."""
     try:
-        renew()
+        do(*given)
     except Exception as error:  # noqa: BLE001 - a version that looks otherwise inside; the program must run
-        os.write(2, f"meshsup: {renew.__name__.strip('_')}: {type(error).__name__}: {error}\n".encode())
+        os.write(2, f"meshsup: {do.__name__.strip('_')}: {type(error).__name__}: {error}\n".encode(errors="replace"))
 
 
 def _give_fastmcp_its_address() -> None:
@@ -222,6 +215,10 @@ def _give_fastmcp_its_address() -> None:
         settings.host = host
     if port is not None and hasattr(settings, "port"):
         settings.port = int(port)
+
+
+# ---- what it must not share --------------------------------------------------------------------------------------
+# ``random`` and ``tempfile`` see to it themselves.
 
 
 def _reseed_numpy() -> None:
