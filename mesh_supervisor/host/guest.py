@@ -28,6 +28,9 @@ PLAIN_PAUSE = 0.05
 
 LONGEST_WORD = 300
 
+ANSWER = 1.0
+"""Seconds beyond the patience of a drain in which its runtime says how it went."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -133,7 +136,7 @@ class Guest:
         if not self.channel.send("drain", patience=patience, close_idle=close_idle):
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience + 0.5):
+            async with asyncio.timeout(patience + ANSWER):
                 await _first(self._drained, self._ended)
 
     async def knock(self, port: int) -> socket.socket | None:
