@@ -13,7 +13,7 @@ from __future__ import annotations
 import _socket
 import _thread
 import os
-import time
+from time import sleep
 
 from . import serving, threads
 from .hints import Any
@@ -249,7 +249,7 @@ class Book:
             pass  # the interpreter ends: the supervisor sees that, too
 
     def _end_of_limbo(self, limbo: Held, spot: Spot) -> None:
-        time.sleep(LIMBO)
+        sleep(LIMBO)
         with self.lock:
             if limbo not in self.held:
                 return

@@ -28,7 +28,7 @@ def accept(sock: Any, spot: Spot, real: Any) -> Any:
         return _accept_at_once(sock, spot, real)
     timeout = spot.waits[fd]
     deadline = None if timeout is None else time.monotonic() + timeout
-    _show(spot)
+    _show(spot, timeout)
     while True:
         if spot.shut:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -108,13 +108,15 @@ def _take_private(sock: Any, spot: Spot) -> Any:
     return connection, connection.getpeername()
 
 
-def _show(spot: Spot) -> None:
+def _show(spot: Spot, timeout: float | None) -> None:
     """The first time: it waits for connections now, so it is ready."""
     place = spot.place
     if place is None or not active() or any(place in one.places for one in serving.servers):
         return
     server = show("socket", [place])
-    server.knock = lambda fd, answer: _knock(spot, fd, answer)
+    if timeout is None:
+        # One that looks in from time to time may have seen by other means that somebody comes.
+        server.knock = lambda fd, answer: _knock(spot, fd, answer)
     _stir_of(spot)
     tell_serves(server)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal itself loads enum
-import _thread
+
+# Now: gevent puts something else in its place, which would stop the program while we wait.
+from _thread import start_new_thread
 
 from .hints import Any, Callable
 
@@ -19,6 +21,6 @@ def start(function: Callable[..., None], *arguments: Any) -> None:
     """
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FAULTS)
     try:
-        _thread.start_new_thread(function, arguments)
+        start_new_thread(function, arguments)
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)

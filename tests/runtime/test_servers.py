@@ -229,7 +229,7 @@ for _ in range(3): threading.Thread(target=serve).start()
 """,
 }
 
-NO_KNOCK = {"asyncio: sock_accept", "http.server: one by one"}
+NO_KNOCK = {"asyncio: sock_accept", "http.server: one by one", "plain: with a timeout"}
 """They serve no private connections."""
 
 TWICE = {"asyncio: a second loop"}
