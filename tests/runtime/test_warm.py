@@ -50,10 +50,8 @@ HOW = pytest.mark.parametrize("how", ["fork", "become"])
 # ---- an instance is as one that was started ----------------------------------------------------------------------
 
 
-NOT_WARM = {
-    # The runtime executes Python again there, and what it says of itself is then seen by nobody.
-    "shadows the library": "these files have the names of modules that are loaded",
-}
+NOT_WARM = ("shadows the library",)
+"""It has files with the names of modules that are loaded: it is not started from a warm process, see below."""
 
 
 def in_warm(how: str, case: Case, folder: Path, python: str) -> Outcome:
