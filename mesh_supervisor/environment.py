@@ -40,7 +40,8 @@ MESH_SDK = "mesh"
 
 
 SDK_DEBOUNCE = "0.3"
-"""Seconds that the SDK sleeps at its start (its own default is 1.0). With 0.05 it never gets healthy."""
+"""Seconds after its last decorator in which the SDK waits for more (its own default is 1.0). Enough where the imports
+are done; in a cold start on a busy machine its server is not there by then, and the agent never gets healthy."""
 
 
 def agent_id(name: str, generation: int, owner: str, *, shared: bool) -> str:
@@ -89,6 +90,13 @@ def in_terminal(environ: Mapping[str, str], shell: Mapping[str, str]) -> dict[st
     return {**environ, **seen}
 
 
+def when_warm(spec: AgentSpec, frameworks: Collection[str]) -> dict[str, str]:
+    """What an instance is told besides that starts from a warm process."""
+    if MESH_SDK not in frameworks or "MCP_MESH_DEBOUNCE_DELAY" in spec.environment:
+        return {}
+    return {"MCP_MESH_DEBOUNCE_DELAY": SDK_DEBOUNCE}
+
+
 def state_dir_of(mesh: MeshSpec, agent: str) -> Path:
     """The agent's own folder, which outlives reloads."""
     return mesh.state_dir / "agents" / agent
@@ -125,7 +133,6 @@ def _mesh_sdk(spec: AgentSpec, mesh: MeshSpec, generation: int, owner: str) -> d
     }
     if spec.port is not None:
         told["MCP_MESH_HTTP_PORT"] = str(spec.port)
-    told["MCP_MESH_DEBOUNCE_DELAY"] = SDK_DEBOUNCE
     if mesh.mode is Mode.DEV:
         told["MCP_MESH_HEALTH_INTERVAL"] = "1"  # dependents learn of a change in 1 s instead of 5
     return told

@@ -381,7 +381,9 @@ class AgentPreparation:
         temporary = {tempfile.gettempdir(), spec.environment.get("TMPDIR", tempfile.gettempdir())}
         trace = trace_options(spec, self._roots, (self.ground.state.path, *map(Path, temporary)))
         cold = Cold(target, guest, Begin(trace, learn=spec.warm is not False))
-        return Warmly(self.ground.warmth, spec.name, spec.warm, self.inputs.third_party, cold)
+        imports = self.inputs.third_party
+        told = environment.when_warm(spec, imports)
+        return Warmly(self.ground.warmth, spec.name, spec.warm, imports, cold, told)
 
     async def wanted(self, spec: AgentSpec) -> Wanted | None:
         """What its next start will look like, as far as can be told before; None: it runs without the runtime."""
@@ -390,7 +392,8 @@ class AgentPreparation:
         target = await self.target(spec)
         if isinstance(target, Plain) or spec.warm is False:
             return None
-        return wanted_by(spec.name, spec.warm, self.inputs.third_party, target, program)
+        imports = self.inputs.third_party
+        return wanted_by(spec.name, spec.warm, imports, target, program, environment.when_warm(spec, imports))
 
     def how(self, spec: AgentSpec) -> How | None:
         return self.ground.warmth.how(spec.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mesh_supervisor.host.children import Child, Program
@@ -79,23 +79,26 @@ class Cold:
 @dataclass(frozen=True, slots=True)
 class Warmly:
     """From a warm process, or else by ``cold``. ``choice``: ``warm`` of mesh.toml; ``imports``: the packages that the
-    agent's own code imports, by its source."""
+    agent's own code imports, by its source; ``told``: what belongs to its environment only if it starts warm."""
 
     warmth: Warmth
     agent: str
     choice: Choice
     imports: frozenset[str]
     cold: Cold
+    told: Mapping[str, str] = field(default_factory=dict)
 
     def wanted(self, program: Program) -> Wanted:
-        return wanted_by(self.agent, self.choice, self.imports, self.cold.target, program)
+        """``program`` as it would be started cold."""
+        return wanted_by(self.agent, self.choice, self.imports, self.cold.target, program, self.told)
 
     async def __call__(self, program: Program, *, output: int, mark: str) -> Child:
         target, guest = self.cold.target, self.cold.guest
         held, descriptors = guest.offer()
+        wanted = self.wanted(program)
         order = Order(
             mark=mark,
-            program=program,
+            program=replace(program, environ=wanted.environ),
             kind=target.kind,
             name=target.name,
             args=target.args,
@@ -104,13 +107,15 @@ class Warmly:
             channel=guest.channel.theirs,
             held=descriptors,
         )
-        child = await self.warmth.launch(self.wanted(program), order)
+        child = await self.warmth.launch(wanted, order)
         if child is None:
             return await self.cold(program, output=output, mark=mark)
         guest.channel.release_theirs()
         return child
 
 
-def wanted_by(agent: str, choice: Choice, imports: frozenset[str], target: Target, program: Program) -> Wanted:
-    where = str(program.directory)
-    return Wanted(agent, choice, target.python, target.flags, program.environ, where, imports)
+def wanted_by(
+    agent: str, choice: Choice, imports: frozenset[str], target: Target, program: Program, told: Mapping[str, str]
+) -> Wanted:
+    where, environ = str(program.directory), {**program.environ, **told}
+    return Wanted(agent, choice, target.python, target.flags, environ, where, imports)

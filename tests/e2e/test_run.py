@@ -206,7 +206,7 @@ def test_an_sdk_agent_registers_itself_out_of_a_terminal(mesh: Mesh) -> None:
     pytest.importorskip("_mcp_mesh", reason="needs the mcp-mesh SDK (extra `test`)")
     shutil.copy(REPOSITORY / "examples/mcp_mesh/clock.py", mesh.root)
     # Long, so that a busy machine does not make two servers of the SDK's one.
-    mesh.config(mesh.table("clock"), mesh='env = { MCP_MESH_DEBOUNCE_DELAY = "2.0" }')
+    mesh.config(mesh.table("clock"))
     mesh.up(ready=False)
     mesh.wait_ready(timeout=90)
     with terminal(mesh, "run", "clock") as person:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mesh_supervisor.environment import PRIVATE, agent_id, build, state_dir_of
+from mesh_supervisor.environment import PRIVATE, agent_id, build, state_dir_of, when_warm
 from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Mode, RegistrySpec, Script
 
 ROOT = Path("/mesh")
@@ -44,7 +44,6 @@ OURS = {
     "MCP_MESH_HTTP_HOST": "box",
     "MCP_MESH_HTTP_PORT": "8101",
     "MCP_MESH_HEALTH_INTERVAL": "1",
-    "MCP_MESH_DEBOUNCE_DELAY": "0.3",
     "UVICORN_PORT": "8101",
     "UVICORN_HOST": "127.0.0.1",
     "VIRTUAL_ENV": "/mesh/.venv",
@@ -154,3 +153,10 @@ def test_pythonhome_of_the_shell_would_break_it_one_of_mesh_toml_is_meant() -> N
 
 def test_the_folder_that_outlives_reloads() -> None:
     assert state_dir_of(MESH, "planner") == Path("/mesh/.mesh/agents/planner")
+
+
+def test_the_sdk_waits_less_only_where_its_imports_are_done() -> None:
+    assert "MCP_MESH_DEBOUNCE_DELAY" not in told(frameworks=["mesh"])
+    assert when_warm(SPEC, ["mesh"]) == {"MCP_MESH_DEBOUNCE_DELAY": "0.3"}
+    assert when_warm(SPEC, ["fastapi"]) == {}
+    assert when_warm(replace(SPEC, environment={"MCP_MESH_DEBOUNCE_DELAY": "2"}), ["mesh"]) == {}
