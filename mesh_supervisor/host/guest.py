@@ -207,6 +207,7 @@ class Guest:
                     self._drained.set()
                 case "knocked":
                     self._knocked(packet)
+                    return  # whoever knocked knows; as news it would make the next probe come at once, again and again
                 case "cannot":
                     self._limit(str(packet.get("what"))[:LONGEST_WORD], str(packet.get("why"))[:LONGEST_WORD])
                 case "modules":

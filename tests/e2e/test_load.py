@@ -98,6 +98,11 @@ async def watch_for_early_ones(request, call_next):
 """
 
 
+def probes(mesh: Mesh) -> int:
+    """How often the newcomer was asked whether it is ready."""
+    return len((mesh.root / "probed-second").read_text())
+
+
 def test_a_newcomer_that_is_not_ready_gets_no_request(mesh: Mesh) -> None:
     (mesh.root / "gate-first").touch()
     mesh.write("agent.py", fastapi("first", routes=GATED))
@@ -105,10 +110,11 @@ def test_a_newcomer_that_is_not_ready_gets_no_request(mesh: Mesh) -> None:
     mesh.up()
     with mesh.load("agent") as load:
         mesh.write("agent.py", fastapi("second", routes=GATED))
-        wait_for(lambda: len((mesh.root / "probed-second").read_text()) > 10)
+        wait_for(lambda: probes(mesh) > 10)
         assert mesh.agent("agent").state == "reloading"
-        before = len(load.so_far())
+        before, since, probed = len(load.so_far()), time.monotonic(), probes(mesh)
         wait_for(lambda: len(load.so_far()) > before + 100)
+        assert probes(mesh) - probed <= (time.monotonic() - since) / 0.05 + 2, "as often as its interval says"
         assert not [request for request in load.so_far() if request.said.startswith("second")]
         (mesh.root / "gate-second").touch()
         wait_for(lambda: answered(load, "second", FRESH) and answered(load, "second", KEPT))
