@@ -6,6 +6,7 @@ socket by shutdown().
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import select
@@ -16,7 +17,9 @@ from .hints import Any, Callable
 from .places import Spot
 from .servers import active, cannot, gate, show, tell_serves
 
-_private: dict[int, list[int]] = {}
+_making = _thread.RLock()
+
+_private: dict[int | None, list[int]] = {}
 """Number of a place → descriptors of connections that the supervisor brought, and that wait for an accept()."""
 
 
@@ -67,11 +70,15 @@ def _wait(fd: int, spot: Spot, deadline: float | None) -> None:
     for ready, _ in waiting.poll(None if left is None else left * 1000):
         if ready == spot.stir and not spot.shut:
             _drain(spot.stir)
+            if spot.shut:
+                stir(spot)  # meanwhile, and the others have not seen it yet
 
 
 def _stir_of(spot: Spot) -> int:
-    if spot.stir < 0:
-        spot.stir = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    """The one descriptor that all who wait there look at."""
+    with _making:
+        if spot.stir < 0:
+            spot.stir = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     return spot.stir
 
 
@@ -98,12 +105,13 @@ def bring(number: int, fd: int) -> None:
 
 
 def _take_private(sock: Any, spot: Spot) -> Any:
-    waiting = _private.get(spot.number) if spot.number is not None else None
-    if not waiting:
+    try:
+        fd = _private[spot.number].pop(0)
+    except (KeyError, IndexError):
         return None
     import socket
 
-    connection = socket.socket(sock.family, sock.type, sock.proto, fileno=waiting.pop(0))
+    connection = socket.socket(sock.family, sock.type, sock.proto, fileno=fd)
     connection.setblocking(True)
     return connection, connection.getpeername()
 
