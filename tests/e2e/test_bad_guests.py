@@ -219,8 +219,6 @@ def test_a_worker_parent_that_is_killed_leaves_no_worker_with_old_code(mesh: Mes
 
 CHANNELS = """
 import stat
-
-pytestmark = pytest.mark.skip(reason="needs the runtime wired in")
 channels = []
 for number in range(3, 64):
     try:
