@@ -202,7 +202,7 @@ class Guest:
                 case "closed":
                     self._closed(_number(packet.get("number")))
                 case "conflict":
-                    self.crowded = True
+                    self._collided(packet.get("address"))
                 case "drained":
                     self._drained.set()
                 case "knocked":
@@ -262,6 +262,11 @@ class Guest:
         gone = self._places.pop(number, None)
         if gone is not None and gone not in self._sockets.now() and gone not in self._places.values():
             gone.sock.close()
+
+    def _collided(self, address: object) -> None:
+        """It counts only where its predecessor is: some programs look for a free port by trying."""
+        if isinstance(address, list) and len(address) > 1 and address[1] in self.offered_ports:
+            self.crowded = True
 
     def _knocked(self, packet: Packet) -> None:
         answer = self._knocks.get(_number(packet.get("id")) or 0)

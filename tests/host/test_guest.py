@@ -322,3 +322,21 @@ def test_sockets_are_let_go_after_a_while_without_an_instance(monkeypatch: pytes
             assert not accepts(port)
 
     asyncio.run(main())
+
+
+def test_an_address_that_is_taken_counts_where_the_predecessor_has_it() -> None:
+    async def main() -> None:
+        async with agent() as first:
+            port = port_of(first.serve())
+            await until(lambda: first.guest.serves(port))
+            first.guest.go()
+            async with agent(first.sockets) as second:
+                second.guest.offer()
+                second.say("conflict", address=["127.0.0.1", port + 1], error=98)
+                second.say("hello")
+                await until(lambda: second.guest.present)
+                assert not second.guest.crowded
+                second.say("conflict", address=["127.0.0.1", port], error=98)
+                await until(lambda: second.guest.crowded)
+
+    asyncio.run(main())
