@@ -58,6 +58,6 @@ def test_a_secret_that_came_with_apply_is_hidden_like_any_other(mesh: Mesh) -> N
     wait_for(lambda: mesh.agent("a").generation == 2)
     mesh.write("a.py", "import os\nraise RuntimeError('bad token ' + os.environ['TOKEN'])\n")
     wait_for(lambda: "RuntimeError: bad token •••" in mesh.log())
-    mesh.wait_state("a", "backoff", "crashloop")
+    wait_for(lambda: mesh.agent("a").rejection)
     assert "tell-nobody-7" not in mesh.log() + (mesh.state_dir / "events.jsonl").read_text()
     assert "tell-nobody-7" not in mesh.ok("ps", "-o", "wide") + mesh.ok("events", "--no-follow")

@@ -194,7 +194,8 @@ def test_a_full_disk_is_said_once_and_made_good_later(tmp_path: Path) -> None:
         eventually(lambda: any("cannot keep records on disk" in line for line in one.said), "the trouble is said")
         resource.prlimit(one.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         eventually(lambda: any("the store works again" in line for line in one.said), "it recovers")
-        assert len(one.said) == 3, one.said
+        # On a busy machine asyncio's debug mode says in between which callback was slow.
+        assert len([line for line in one.said if not line.startswith("Executing ")]) == 3, one.said
         one.stop(signal.SIGKILL)
     with running(store=path) as again:
         assert len(again.agents()) == 30
