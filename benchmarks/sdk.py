@@ -13,7 +13,7 @@ from benchmarks.peers import Peer
 from benchmarks.programs import Program
 from benchmarks.report import Cell, Table, seconds, whole
 from benchmarks.site import TOO_LONG, Missed, Site, free_port
-from benchmarks.underload import EXPLAINED, LATENCIES, reloads_under, tell
+from benchmarks.underload import LATENCIES, reloads_under, tell
 
 SLOW = 60.0
 """Seconds that such agents may take until they know each other."""
@@ -152,7 +152,8 @@ def sdk_load_table(bench: Bench, registries: Mapping[str, int]) -> Table:
     table = Table(
         "MCP Mesh agents through reloads",
         f"The same two agents, {bench.reloads} saves of the clock; 50 calls of the greeter a second (100 are"
-        " nearly all that one can do), each of which calls the clock; an answer without the time is a failure too. {EXPLAINED}",
+        " nearly all that one can do), each of which calls the clock; an answer without the time is a failure too."
+        f" {EXPLAINED}",
         {"failed requests": whole, **LATENCIES},
     )
     for peer in bench.sdk:
