@@ -13,7 +13,7 @@ from benchmarks.peers import Peer
 from benchmarks.programs import Program
 from benchmarks.report import Cell, Table, seconds, whole
 from benchmarks.site import TOO_LONG, Missed, Site, free_port
-from benchmarks.underload import LATENCIES, reloads_under, tell
+from benchmarks.underload import EXPLAINED, LATENCIES, reloads_under, tell
 
 SLOW = 60.0
 """Seconds that such agents may take until they know each other."""
