@@ -80,7 +80,10 @@ class Site:
 
     def _programs(self, count: int, python: str) -> tuple[Program, ...]:
         file = self.folder / "agent.py"
-        return tuple(Program(f"a{number}", file, free_port(), python) for number in range(count))
+        ports: set[int] = set()
+        while len(ports) < count:
+            ports.add(free_port())  # of 300 by chance, two would be the same
+        return tuple(Program(f"a{number}", file, port, python) for number, port in enumerate(ports))
 
     def __enter__(self) -> Self:
         self.start()
