@@ -119,6 +119,10 @@ class Preparation(Protocol):
         """It is ready: what can be known only now."""
         ...
 
+    async def learn_late(self, spec: AgentSpec, instance: Instance) -> None:
+        """It has answered requests by now, or will answer no more."""
+        ...
+
 
 @dataclass(slots=True)
 class AgentLauncher:
@@ -287,6 +291,12 @@ def _recent(known: dict[int, T], generation: int) -> dict[int, T]:
 
 CROWDED = "beside its predecessor it found its address taken"
 
+FIRST_REQUESTS = 5.0
+"""Seconds after ready in which somebody has mostly asked it something."""
+
+LATE_PATIENCE = 1.0
+"""Seconds; it may wait for its end."""
+
 INVENTORY_PATIENCE = 30.0
 """Seconds; its own work comes first."""
 
@@ -318,7 +328,18 @@ class LaunchedInstance(Instance):
         # Ready, and said so: what nobody waits for comes now.
         self._launcher.settled(self)
         await self._launcher.preparation.settled(self.spec, self)
-        return await super().unwell()
+        late = asyncio.create_task(self._learn_late())
+        try:
+            return await super().unwell()
+        finally:
+            late.cancel()
+
+    async def _learn_late(self) -> None:
+        await asyncio.sleep(FIRST_REQUESTS)
+        await self._launcher.preparation.learn_late(self.spec, self)
+
+    async def _retired(self) -> None:
+        await self._launcher.preparation.learn_late(self.spec, self)
 
     async def ended(self) -> Ended:
         ended = await super().ended()
@@ -454,6 +475,14 @@ class AgentPreparation:
             self._learnt = self.inputs.third_party
             self.ground.warmth.learnt(spec.name, packets, took if cold else None)
 
+    async def learn_late(self, spec: AgentSpec, instance: Instance) -> None:
+        """What its first requests have imported: FastAPI's of a plain function alone costs 50 to 100 ms."""
+        if instance.guest is None or spec.warm is False:
+            return
+        packets = await instance.guest.inventory(LATE_PATIENCE)
+        if packets:
+            self.ground.warmth.learnt(spec.name, packets, None)
+
     def registrar(self, spec: AgentSpec) -> Register:
         return registrar_of(spec, self.inputs.third_party)
 
@@ -502,6 +531,9 @@ class RegistryPreparation:
         return
 
     async def settled(self, spec: AgentSpec, instance: Instance) -> None:
+        return
+
+    async def learn_late(self, spec: AgentSpec, instance: Instance) -> None:
         return
 
     async def target(self, spec: AgentSpec) -> Target | Plain:

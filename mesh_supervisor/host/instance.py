@@ -183,8 +183,13 @@ class Instance:
         began = self._loop.time()
         if self.guest is not None and self.guest.open and self.guest.has(None):
             await self.guest.drain(self.spec.drain if replaced else rule.timeout, close_idle=not replaced)
+            if replaced:
+                await self._retired()
         used = 0.0 if replaced else self._loop.time() - began
         await stop(self.child, rule.signal, max(rule.timeout - used, min(rule.timeout, LEAST_GRACE)))
+
+    async def _retired(self) -> None:
+        """Another generation serves, and this one has nothing left to do but to end."""
 
     async def ended(self) -> Ended:
         """Waits for the exit, sweeps what it left, reads its output to the end."""
