@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.agents import fastapi
-from tests.e2e.harness import Mesh, alive, fresh_mesh, wait_for
+from tests.e2e.harness import Mesh, alive, fresh_mesh, get, wait_for
 
 COLD = "cold"
 
@@ -56,6 +56,25 @@ def test_a_save_is_answered_by_a_warm_instance(running: Mesh) -> None:
     running.wait_ready()
     assert how(running) != COLD
     assert int(running.answer("agent").split()[1]) == running.agent("agent").pid
+
+
+def test_what_the_first_requests_import_is_imported_ahead_of_the_next_generation(mesh: Mesh) -> None:
+    routes = """
+    EARLY = "anyio._backends._asyncio" in sys.modules
+
+    @app.get("/early")
+    def plain():  # runs in a thread, for which starlette imports that module at the first request
+        return {"early": EARLY}
+    """
+    one(mesh, fastapi("word", top="import sys", routes=routes))
+    assert json.loads(get(mesh.port("agent"), "/early")[1]) == {"early": False}
+
+    def look() -> bool:
+        mesh.ok("reload", "agent")
+        return bool(json.loads(get(mesh.port("agent"), "/early")[1])["early"])
+
+    wait_for(look, 60)
+    assert how(mesh) != COLD
 
 
 def test_a_crash_restart_is_warm(running: Mesh) -> None:
