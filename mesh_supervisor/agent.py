@@ -145,6 +145,7 @@ class _Life:
     task: asyncio.Task[None]
     process: Process | None = None
     stop: asyncio.Task[None] | None = None
+    patient: bool = False  # its stop gives it time for streams
 
 
 @dataclass(slots=True)
@@ -249,7 +250,10 @@ class AgentTask:
             return  # gone already; its Exited is in the mailbox
         if life.process is None:
             life.task.cancel()  # waits for a slot, or is being launched: there is no process to stop
-        elif life.stop is None or at_once:
+        elif life.stop is None or at_once or (life.patient and not replaced):
+            if life.stop is not None and life.patient:
+                life.stop.cancel()
+            life.patient = replaced
             life.stop = self._spin(life.process.stop(at_once=at_once, replaced=replaced))
 
     # ---- one generation ----------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ class AgentLauncher:
     @property
     def order(self) -> Order:
         """Whether the next generation may start beside this one."""
-        if self.spec.order != "auto":
+        if self.spec.order != "auto" and self._apart is None:
             return Order(self.spec.order)
         return Order.START_FIRST if self.alone is None else Order.STOP_FIRST
 
@@ -174,8 +174,8 @@ class AgentLauncher:
             self.sockets.release()
         mark = f"{self.state.owner}/{spec.name}/{generation}"
         enrolled = self.preparation.enrolled(spec, generation)
-        guest, starter = self._starter(target, generation)
         try:
+            guest, starter = self._starter(target, generation)
             instance = LaunchedInstance(spec, mark, generation, self.watchers, enrolled, guest, self)
             await instance.start(program, starter)
         except BaseException:
@@ -192,6 +192,7 @@ class AgentLauncher:
         if self.spec.listen == "fd":
             return None, Handing(self._own_socket())
         if isinstance(target, Plain):
+            self.sockets.release()  # it would bind beside what nobody hands over to it
             return None, Plainly()
         told = self.preparation.told(self.spec, generation)
         guest = Guest(self.sockets, told, hands_over=self._apart is None)
@@ -199,11 +200,13 @@ class AgentLauncher:
 
     def _own_socket(self) -> Held:
         """The one that is handed to it. Raises MeshError when it cannot be bound."""
-        assert self.spec.port is not None  # config.py sees to it
-        if not self.sockets.now():
-            self.sockets.hold((listening_on(self.spec.name, self.spec.host, self.spec.port),))
-        self.sockets.repair()
-        return self.sockets.now()[0]
+        host, port = self.spec.host, self.spec.port
+        assert port is not None  # config.py sees to it
+        held = next((one for one in self.sockets.now() if one.asked.address == (host, port)), None)
+        if held is None:
+            held = listening_on(self.spec.name, host, port)
+        self.sockets.hold((held,))
+        return held
 
     def hold(self, wanted: Hold) -> None:
         """What becomes of its listening sockets now."""
@@ -217,6 +220,8 @@ class AgentLauncher:
 
     def announce(self, generation: int) -> None:
         instance = self.instances.get(generation)
+        if instance is not None:
+            instance.announced.set()
         if instance is not None and instance.guest is not None:
             instance.guest.go()
         self.preparation.announce(self.spec, generation)
@@ -252,7 +257,7 @@ class AgentLauncher:
             limits.append(limitation("order", 'order = "stop-first"'))
         elif self.order is Order.STOP_FIRST and self.alone is not None and not limits:
             limits.append(limitation("order", self.alone))
-        how = self.preparation.how(self.spec)
+        how = self.preparation.how(self.spec) if instance.guest is not None else None
         if how is not None and how.reason:
             limits.append(limitation("warm" if how.way is Way.COLD else str(how.way), how.reason, how.cure))
         start = "cold" if how is None or how.way is Way.COLD else f"warm {how.way}"
@@ -263,8 +268,11 @@ class AgentLauncher:
 
     def retune(self, spec: AgentSpec) -> None:
         """Policies of a changed mesh.toml that need no restart: of the instances that live, too."""
-        if spec.command != self.spec.command:
-            self._apart = None
+        if any(
+            getattr(spec, key) != getattr(self.spec, key) for key in ("command", "runtime", "listen", "port", "host")
+        ):
+            # What is known is of another program: the next start is as the first.
+            self.alone, self._apart = "its first start is not over", None
         self.spec = spec
         for instance in self.instances.values():
             instance.spec = spec
@@ -288,6 +296,9 @@ def _recent(known: dict[int, T], generation: int) -> dict[int, T]:
     """A thousand reloads must not leave a thousand entries."""
     return {number: what for number, what in known.items() if number > generation - REMEMBERED}
 
+
+OF_THE_PROGRAM = ("command", "runtime", "listen", "port", "host")
+"""Keys of mesh.toml with which another program, or another address, may come."""
 
 CROWDED = "beside its predecessor it found its address taken"
 
@@ -316,6 +327,7 @@ class LaunchedInstance(Instance):
     ) -> None:
         super().__init__(spec, mark, generation, watchers, enrolled, guest)
         self._launcher = launcher
+        self.announced = asyncio.Event()
 
     async def ready(self) -> None:
         try:
@@ -325,7 +337,8 @@ class LaunchedInstance(Instance):
             raise
 
     async def unwell(self) -> str:
-        # Ready, and said so: what nobody waits for comes now.
+        # What nobody waits for comes when it serves: one that was superseded meanwhile never does.
+        await self.announced.wait()
         self._launcher.settled(self)
         await self._launcher.preparation.settled(self.spec, self)
         late = asyncio.create_task(self._learn_late())

@@ -453,7 +453,8 @@ def _unwant(agent: Agent) -> Step:
 def _retire_all(agent: Agent) -> Step:
     leaving = [i for i in (agent.incoming, agent.serving) if i is not None]
     effects: list[Effect] = [Withdraw(agent.serving.generation)] if agent.serving else []
-    effects += [Stop(i.generation) for i in leaving]
+    # Those that drain already may have been given time for their streams, which they have no more.
+    effects += [Stop(i.generation) for i in (*leaving, *agent.draining)]
     return replace(agent, incoming=None, serving=None, draining=(*leaving, *agent.draining)), effects
 
 
@@ -480,6 +481,8 @@ def _reload(agent: Agent, reason: str, now: float, policy: Policy) -> Step:
         return replace(agent, rejection=None), []  # an edit never starts what was stopped by hand
     if agent.pending is not None and agent.pending.cause is Cause.START and agent.blocked and not agent.alive:
         return agent, []  # it will start from the new files anyway, once its dependencies are met
+    if agent.pending is not None and agent.alive and (agent.pending.alone or agent.pending.cause is Cause.RESTART):
+        return agent, []  # it will start from the new files anyway, once the others are gone
     start = Start(Cause.RELOAD, reason, now)
     if not agent.alive:
         agent, effects = _replace(agent, start, Order.STOP_FIRST, policy)
@@ -561,6 +564,9 @@ def _bury(agent: Agent, generation: int, text: str, now: float, policy: Policy, 
         )
         gone: list[Effect] = [Withdraw(generation)] if was_serving else []
         gone.append(Stop(generation))
+        if was_serving and leaving.incoming is not None:
+            # The newcomer is on its way already: it takes over as soon as it is ready.
+            return leaving, [*gone, Report("crashed", text, generation)]
         if leaving.serving is not None:
             after, effects = _newcomer_failed(leaving, instance, text, now, policy)
         else:
@@ -574,9 +580,10 @@ def _exited(agent: Agent, event: Exited, now: float, policy: Policy) -> Step:
     if agent.incoming is not None and agent.incoming.generation == generation:
         newcomer = agent.incoming
         agent = replace(agent, incoming=None)
-        if agent.serving is not None and event.crowded:
-            # Side by side is not possible after all: once more, the old one first.
-            return _replace(agent, replace(newcomer.start, alone=True), Order.STOP_FIRST, policy)
+        if event.crowded and not newcomer.start.alone:
+            # Not possible beside what is held for it, or lives: once more, when nothing of that is there.
+            after, effects = _replace(agent, replace(newcomer.start, alone=True), Order.STOP_FIRST, policy)
+            return replace(after, patience=agent.patience), effects
         if agent.serving is not None:
             return _newcomer_failed(agent, newcomer, text, now, policy)
         if event.exit.clean and policy.kind is not Kind.TASK:

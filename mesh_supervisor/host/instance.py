@@ -114,8 +114,9 @@ class Instance:
         self._watchdog_every = spec.live.interval if spec.live is not None else 0.0
         self._tripped = False
         self._deadline: asyncio.Timeout | None = None
-        self._notify = notify.NotifySocket(self._is_mine, self._notice) if _notifies(spec) else None
+        self._notify: notify.NotifySocket | None = None
         try:
+            self._notify = notify.NotifySocket(self._is_mine, self._notice) if _notifies(spec) else None
             self._capture = Capture(spec.name, generation, self._line)
         except OSError:
             self._close_others()
@@ -291,7 +292,7 @@ class Instance:
             await self._answer_where_registered(self._enrolled)
         elif self.spec.ready.probe is not None:
             await self._answer(self.spec.ready.probe)
-        elif self.spec.port is not None:
+        elif self.spec.port is not None and self.spec.listen is None:
             await self._until(self._listens)
         else:
             self._said = "it has just been started"

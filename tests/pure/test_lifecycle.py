@@ -237,6 +237,24 @@ def test_start_first_a_newcomer_that_cannot_share_its_address_comes_once_more_al
     assert len(story.agent.patience.crashes) == 1
 
 
+def test_a_restart_gives_no_more_time_to_what_drains() -> None:
+    story = running(START_FIRST).tell(life.InputsChanged("x.py")).ready()
+    story.tell(life.RestartAsked())
+    assert set(story.did(life.Stop)) == {life.Stop(2), life.Stop(1)}
+    story.tell(life.InputsChanged("y.py"))
+    assert story.agent.pending is not None
+    assert story.agent.pending.cause is Cause.RESTART, "a save does not soften it"
+    assert story.did(life.Spawn) == []
+
+
+def test_one_that_is_not_live_is_replaced_by_the_newcomer_that_comes_anyway() -> None:
+    story = running(START_FIRST).tell(life.InputsChanged("x.py"))
+    story.tell(life.NotLive(1, "hung"))
+    assert story.agent.pending is None
+    assert not story.agent.patience.crashes
+    assert story.ready().phase() is Phase.READY
+
+
 def test_sockets_are_held_while_somebody_will_come_and_answer() -> None:
     story = running()
     assert life.hold(story.agent) is life.Hold.KEEP
