@@ -45,6 +45,9 @@ _FIRST_LISTEN_FD = 3  # SD_LISTEN_FDS_START
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "busybox"})
 
 
+LAST_WORDS = 0.2
+"""Seconds for those at the end of a pipeline, once nobody writes to them any more."""
+
 _own_files: str = ""
 """The soft limit of open files as it was before `allow_many_files`: what programs are started with."""
 
@@ -212,6 +215,11 @@ async def _see_off(child: Child, untold: list[procfs.Process], number: int) -> N
         _signal_one(process, signal.SIGCONT)
         if (process.pid, process.started) not in waiting:
             await _end_of(process)
+    # In ``server | cat`` the cat has yet to hand on the server's last words, and ends by itself then.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WORDS):
+            for process in _companions(child):
+                await _end_of(process)
     for process in _companions(child):
         _signal_one(process, number)
         _signal_one(process, signal.SIGCONT)
