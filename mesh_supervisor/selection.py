@@ -150,7 +150,9 @@ class Selection:
 
     async def look_again(self, agent: str, inputs: Inputs) -> None:
         """Inputs that became known only while it runs. What they hold now counts as what it was started from."""
-        tracked = self.agents[agent]
+        tracked = self.agents.get(agent)
+        if tracked is None:
+            return  # no longer in mesh.toml, since just now
         inputs = await self._joined(tracked, inputs)
         tracked.started_from = {**await self._fingerprint(inputs), **(tracked.started_from or {})}
         self._learn(tracked, inputs)

@@ -41,6 +41,8 @@ MOST_KEPT = 6000
 MOST_PLACES = 20
 """From which one file is opened."""
 
+LONGEST_PATH = 4096  # PATH_MAX of Linux
+
 PROGRAMS_WRITE = (
     *("*.db", "*.db3", "*.sqlite", "*.sqlite3", "*.duckdb", "*.mdb", "*.rdb"),
     *("*-journal", "*-wal", "*-shm", "*.wal", "*.lock", "*.pid", "*.sock", "*.tmp"),
@@ -83,7 +85,14 @@ def _list(value: object) -> list[Any]:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("/") and "\0" not in value
+    """One that the system could have given: it comes from an agent's process."""
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value or len(value) > LONGEST_PATH:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _record(row: object) -> Record | None:

@@ -55,6 +55,10 @@ Kind = tuple[str, tuple[str, ...], frozenset[str]]
 """(interpreter, its flags, the packages that were loaded)"""
 
 
+LONGEST_NAME = 200
+"""Characters of a module's name; they have to fit into packets."""
+
+
 class Way(StrEnum):
     FORK = "fork"
     SPARE = "spare"
@@ -395,7 +399,9 @@ def _texts(parts: Iterable[Packet], name: str) -> list[str]:
 
 
 def is_module(name: object) -> bool:
-    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        return False
+    return name.isascii() and all(part.isidentifier() for part in name.split("."))
 
 
 def learn_names(
@@ -430,4 +436,4 @@ def _has_parent(name: str, names: Collection[str]) -> bool:
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """Of a package, from those of its parts."""
-    return max(verdicts, key=lambda verdict: ("fork", "spare", "skip").index(verdict.way))
+    return max(verdicts, key=lambda verdict: {"fork": 0, "spare": 1}.get(verdict.way, 2))

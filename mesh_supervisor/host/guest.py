@@ -214,8 +214,10 @@ class Guest:
                     self._imported(packet)
                 case "reads":
                     self._told.reads(packet)
+                    return  # a program that imports has no news for whoever waits until it serves
                 case "writes":
                     self._told.writes(packet)
+                    return
         self.changed.set()
 
     def _bound(self, packet: Packet, descriptors: list[int]) -> None:
@@ -265,7 +267,8 @@ class Guest:
 
     def _collided(self, address: object) -> None:
         """It counts only where its predecessor is: some programs look for a free port by trying."""
-        if isinstance(address, list) and len(address) > 1 and address[1] in self.offered_ports:
+        port = address[1] if isinstance(address, list) and len(address) > 1 else None
+        if isinstance(port, int) and port in self.offered_ports:
             self.crowded = True
 
     def _knocked(self, packet: Packet) -> None:
@@ -321,6 +324,8 @@ def _asked(packet: Packet) -> Asked | None:
     if not isinstance(family, int) or not isinstance(kind, int) or not isinstance(address, list):
         return None
     if len(address) > 4 or not all(isinstance(part, str | int) for part in address):
+        return None
+    if len(repr(address)) > LONGEST_WORD:
         return None
     return Asked(family, kind, tuple(address))
 

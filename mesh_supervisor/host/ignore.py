@@ -160,9 +160,12 @@ class Ignore:
 
     def _layers_of(self, folder: str, name: str) -> tuple[Layer, ...]:
         """The layer of that rule file; none where there is no such file, or it cannot be read."""
+        file = Path(folder, name)
         try:
-            lines = Path(folder, name).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
+            if not file.is_file():  # of a pipe the end never comes
+                return ()
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except (OSError, ValueError):  # ValueError: no name that the system knows
             return ()
         found, bad = lenient_layer(folder, lines)
         self._memory.bad_lines.extend(f"{folder}/{name}: '{line}' is no gitignore pattern; passed over" for line in bad)

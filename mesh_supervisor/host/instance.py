@@ -167,6 +167,8 @@ class Instance:
         unseen = sorted({port for _, port in listeners(tree(self.child.pid), but=guest.inodes)})
         if unseen:
             return f"port {unseen[0]} is bound where the runtime does not see it"
+        if isinstance(self.spec.ready.probe, ExecProbe):
+            return "a command asks whether it is ready, and its predecessor would answer that"
         if guest.by_hand:
             return f"it accepts by hand on port {guest.by_hand[0]}, so that it cannot be told to wait"
         if not guest.listening:
@@ -402,7 +404,7 @@ class Instance:
 
     async def _ask_http(self, url: str, timeout: float) -> probes.Probed:
         """Through a connection of its own where there is one: on a shared socket its predecessor would answer."""
-        guest, port = self.guest, _port_of(url)
+        guest, port = self.guest, _port_of(url, self.spec.host)
         if guest is None or guest.current or not (guest.has(port) or port in guest.offered_ports):
             return await probes.http(url, timeout)
         if not guest.open:
@@ -480,11 +482,11 @@ def _connectable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
 
 
-def _port_of(url: str) -> int:
+def _port_of(url: str, host: str) -> int:
     """0 for what is on another machine, or is no URL: then it is asked in public."""
     with suppress(ValueError):
         parts = urlsplit(url)
-        if parts.hostname in _LOCAL:
+        if parts.hostname in _LOCAL or parts.hostname == host:
             return parts.port or (443 if parts.scheme == "https" else 80)
     return 0
 

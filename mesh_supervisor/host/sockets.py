@@ -34,24 +34,19 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """``inode`` identifies the socket in /proc, in whichever process it is open."""
+    """``inode`` identifies the socket in /proc, in whichever process it is open. ``port``: the one that it got, also
+    when our copy is closed; 0 for what has none."""
 
     asked: Asked
     sock: socket.socket
     inode: int
+    port: int
 
     @property
     def listens(self) -> bool:
         with contextlib.suppress(OSError):
             return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
         return False
-
-    @property
-    def port(self) -> int:
-        """0 for what is not bound to a port."""
-        with contextlib.suppress(OSError, IndexError, TypeError, ValueError):
-            return int(self.sock.getsockname()[1])
-        return 0
 
     def again(self) -> None:
         """Listen again: a generation may have lowered the queue for everybody, or shut the listener down."""
@@ -71,7 +66,13 @@ def held_from(fd: int, asked: Asked) -> Held:
         sock.close()
         raise OSError("not the socket that was told of")
     sock.setblocking(False)
-    return Held(asked, sock, os.fstat(sock.fileno()).st_ino)
+    return Held(asked, sock, os.fstat(sock.fileno()).st_ino, _port_of(sock))
+
+
+def _port_of(sock: socket.socket) -> int:
+    with contextlib.suppress(OSError, IndexError, TypeError, ValueError):
+        return int(sock.getsockname()[1])
+    return 0
 
 
 def listening_on(agent: str, host: str, port: int) -> Held:
@@ -88,7 +89,7 @@ def listening_on(agent: str, host: str, port: int) -> Held:
     except OSError as error:
         sock.close()
         raise CannotListen(agent, host, port, error) from error
-    return Held(Asked(family, kind, (host, port)), sock, os.fstat(sock.fileno()).st_ino)
+    return Held(Asked(family, kind, (host, port)), sock, os.fstat(sock.fileno()).st_ino, port)
 
 
 class CannotListen(MeshError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.guest import Guest
 from mesh_supervisor.host.sockets import Held
-from mesh_supervisor.host.spawn import spawn
+from mesh_supervisor.host.spawn import SpawnError, spawn
 from mesh_supervisor.host.warm import Warmth
 from mesh_supervisor.host.warm_process import Order
 from mesh_supervisor.target import Target
@@ -68,7 +68,10 @@ class Cold:
     async def __call__(self, program: Program, *, output: int, mark: str) -> Child:
         channel, target = self.guest.channel, self.target
         held, descriptors = self.guest.offer()
-        channel.send("start", descriptors, **self.begin.fields(target, held))
+        try:
+            channel.send("start", descriptors, **self.begin.fields(target, held))
+        except ValueError as error:
+            raise SpawnError(f"cannot start {target.name}: what its runtime is to be told is too long") from error
         own = (RUNTIME, str(channel.theirs), target.kind, target.name, *target.args)
         dressed = replace(program, argv=(target.python, *target.flags, *own))
         child = spawn(dressed, output=output, mark=mark, pass_fds=(channel.theirs,))

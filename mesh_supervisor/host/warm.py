@@ -289,7 +289,10 @@ class Warmth:
 
     def _know(self, wanted: Wanted) -> None:
         if wanted.agent not in self._learnt:
-            self._learnt.update(self._store.learnt([wanted.agent]))
+            found = self._store.learnt([wanted.agent])
+            if found:
+                self._pools = None
+            self._learnt.update(found)
         if wanted.agent not in self._wanted:
             self._pools = None
         self._wanted[wanted.agent] = wanted

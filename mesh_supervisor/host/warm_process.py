@@ -36,7 +36,7 @@ FORK_AT_MOST = 5.0
 JUDGE_AT_MOST = 120.0
 """Seconds for one module, at the lowest priority; the guest itself gives up sooner."""
 
-NAMES_AT_ONCE = 1500
+NAMES_AT_ONCE = 500
 """Modules of one packet."""
 
 LONGEST_REASON = 300
@@ -186,7 +186,8 @@ class WarmProcess:
         while more:
             packet = await self._next_verdict()
             for name, told in _table(packet.get("verdicts")).items():
-                found(name, Verdict(_text(_table(told).get("verdict")), _text(_table(told).get("why"))))
+                way = _text(_table(told).get("verdict"))
+                found(name, Verdict(way if way in ("fork", "spare") else "skip", _text(_table(told).get("why"))))
             more = bool(packet.get("more"))
 
     async def _next_verdict(self) -> Packet:
@@ -252,7 +253,7 @@ class WarmProcess:
         try:
             self._send(order, number, become)
             return await asyncio.wait_for(answer, FORK_AT_MOST)
-        except (TimeoutError, ConnectionError) as error:
+        except (NotWarm, TimeoutError, OSError) as error:
             why = str(error) or f"its template said nothing for {FORK_AT_MOST:g} s"
             await self._undo(why, order)
             raise NotWarm(why) from None

@@ -212,6 +212,8 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("bound", {"number": -1, "family": 2, "kind": 1, "address": ["a", 1]}),
     ("bound", {"number": 0, "family": 2, "kind": 1, "address": [{}]}),
     ("bound", {"number": 0, "family": 1, "kind": 1, "address": ["a", 1]}),
+    ("bound", {"number": 0, "family": 2, "kind": 1, "address": ["x" * 70_000, 1]}),
+    ("conflict", {"address": ["x", []]}),
     ("adopted", {"number": 7}),
     ("adopted", {"number": None}),
     ("listens", {"number": 3}),

@@ -351,3 +351,9 @@ def test_options_of_the_runtime() -> None:
     only_modules = traced.trace_options(replace(spec, trace="imports"), [ROOT], never)
     assert only_modules is not None and only_modules["data"] is False
     assert traced.trace_options(spec, [], never) is None
+
+
+@pytest.mark.parametrize("path", ["/\ud800/x", "/x\0", "relative", "/" + "x" * 5000, 7, None])
+def test_a_path_that_no_system_gave_is_passed_over(path: object) -> None:
+    assert traced.records_of([[path, "data", None, None, "", 1, 1.0, 1.0]]) == []
+    assert traced.paths_of([path]) == []

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from mesh_supervisor import warmth
 from mesh_supervisor.warmth import (
     SPARES,
     TEMPLATES,
@@ -308,3 +309,9 @@ def test_verdicts() -> None:
         "google.cloud.storage",
     )
     assert worst([Verdict("fork"), Verdict("skip", "x"), Verdict("spare", "y")]) == Verdict("skip", "x")
+
+
+def test_a_name_that_does_not_fit_into_a_packet_is_none() -> None:
+    assert warmth.is_module("fastapi.routing")
+    assert not warmth.is_module("x" * 70_000)
+    assert warmth.worst([Verdict("fork"), Verdict("")]).way == ""
