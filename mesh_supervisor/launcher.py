@@ -192,7 +192,8 @@ class AgentLauncher:
         if self.spec.listen == "fd":
             return None, Handing(self._own_socket())
         if isinstance(target, Plain):
-            self.sockets.release()  # it would bind beside what nobody hands over to it
+            if not self.instances:
+                self.sockets.release()  # it would bind beside what nobody hands over to it
             return None, Plainly()
         told = self.preparation.told(self.spec, generation)
         guest = Guest(self.sockets, told, hands_over=self._apart is None)

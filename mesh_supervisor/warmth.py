@@ -55,8 +55,8 @@ Kind = tuple[str, tuple[str, ...], frozenset[str]]
 """(interpreter, its flags, the packages that were loaded)"""
 
 
-LONGEST_NAME = 200
-"""Characters of a module's name; they have to fit into packets."""
+LONGEST_NAME = 80
+"""Characters of a module's name; 1500 have to fit into a packet."""
 
 
 class Way(StrEnum):

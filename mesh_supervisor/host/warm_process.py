@@ -36,7 +36,7 @@ FORK_AT_MOST = 5.0
 JUDGE_AT_MOST = 120.0
 """Seconds for one module, at the lowest priority; the guest itself gives up sooner."""
 
-NAMES_AT_ONCE = 500
+NAMES_AT_ONCE = 1500
 """Modules of one packet."""
 
 LONGEST_REASON = 300
@@ -175,8 +175,13 @@ class WarmProcess:
         if self.state not in {"warm", "refused"}:
             raise NotWarm(self.why or f"its spare is {self.state}")
         self.hurry()
-        self.state, self.why = "given", "it became an instance"
-        return await self._unbroken(self._become(order))
+        before, self.state, self.why = (self.state, self.why), "given", "it became an instance"
+        try:
+            return await self._unbroken(self._become(order))
+        except NotWarm:
+            if self.state == "given":  # nothing was asked of it: it is as it was, and ours to end
+                self.state, self.why = before
+            raise
 
     async def judge(self, modules: tuple[str, ...], found: Callable[[str, Verdict], None]) -> None:
         """Tells each verdict as it comes (W2). Raises NotWarm when the process does not live through it."""
@@ -253,7 +258,7 @@ class WarmProcess:
         try:
             self._send(order, number, become)
             return await asyncio.wait_for(answer, FORK_AT_MOST)
-        except (NotWarm, TimeoutError, OSError) as error:
+        except (TimeoutError, OSError) as error:
             why = str(error) or f"its template said nothing for {FORK_AT_MOST:g} s"
             await self._undo(why, order)
             raise NotWarm(why) from None
