@@ -269,9 +269,7 @@ class AgentLauncher:
 
     def retune(self, spec: AgentSpec) -> None:
         """Policies of a changed mesh.toml that need no restart: of the instances that live, too."""
-        if any(
-            getattr(spec, key) != getattr(self.spec, key) for key in ("command", "runtime", "listen", "port", "host")
-        ):
+        if any(getattr(spec, key) != getattr(self.spec, key) for key in OF_THE_PROGRAM):
             # What is known is of another program: the next start is as the first.
             self.alone, self._apart = "its first start is not over", None
         self.spec = spec
@@ -479,23 +477,25 @@ class AgentPreparation:
 
     async def _learn(self, spec: AgentSpec, instance: Instance) -> None:
         """What it has imported, for the next warm start: of one that was warm only where its imports are others now."""
-        how = self.how(spec)
+        how, imports = self.how(spec), self.inputs.third_party
         cold = how is None or how.way is Way.COLD
-        if instance.guest is None or spec.warm is False or not (cold or self.inputs.third_party != self._learnt):
-            return
         took = asyncio.get_running_loop().time() - instance.spawned_at
-        packets = await instance.guest.inventory(INVENTORY_PATIENCE)
-        if packets:
-            self._learnt = self.inputs.third_party
-            self.ground.warmth.learnt(spec.name, packets, took if cold else None)
+        wanted = cold or imports != self._learnt
+        if wanted and await self._take_inventory(spec, instance, INVENTORY_PATIENCE, took if cold else None):
+            self._learnt = imports
 
     async def learn_late(self, spec: AgentSpec, instance: Instance) -> None:
         """What its first requests have imported: FastAPI's of a plain function alone costs 50 to 100 ms."""
+        await self._take_inventory(spec, instance, LATE_PATIENCE, None)
+
+    async def _take_inventory(self, spec: AgentSpec, instance: Instance, patience: float, took: float | None) -> bool:
+        """``took``: seconds from its spawn to ready, of a cold start."""
         if instance.guest is None or spec.warm is False:
-            return
-        packets = await instance.guest.inventory(LATE_PATIENCE)
+            return False
+        packets = await instance.guest.inventory(patience)
         if packets:
-            self.ground.warmth.learnt(spec.name, packets, None)
+            self.ground.warmth.learnt(spec.name, packets, took)
+        return bool(packets)
 
     def registrar(self, spec: AgentSpec) -> Register:
         return registrar_of(spec, self.inputs.third_party)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..debugging import FIRST_PORT, HOST, installing, with_debugger
 from ..errors import MeshError
 from .children import Program
-from .interpreter import PATIENCE
+from .interpreter import ask
 from .ports import free_port, holder_of
 
 _NEXT = 100
@@ -22,33 +21,11 @@ _ASK = "import importlib.util as u; print(*[n for n in ('debugpy', 'pip') if u.f
 
 def refuse_without_debugpy(python: Path, program: Program) -> None:
     """Raises MeshError with the command that installs it for this interpreter."""
-    found = _modules_of(python, program)
+    found = ask(python, _ASK, program.environ, directory=program.directory).split()
     if "debugpy" not in found:
         has_uv = shutil.which("uv", path=program.environ.get("PATH")) is not None
         cure = installing(str(python), has_pip="pip" in found, has_uv=has_uv)
         raise MeshError(f"debugpy is not installed for {python}; `{cure}` installs it")
-
-
-def _modules_of(python: Path, program: Program) -> list[str]:
-    try:
-        done = subprocess.run(
-            [python, "-c", _ASK],
-            env=dict(program.environ),
-            cwd=program.directory,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-    except OSError as error:
-        raise MeshError(f"cannot run {python}: {error.strerror}; make the environment again") from error
-    except subprocess.TimeoutExpired:
-        raise MeshError(f"{python} does not answer within {PATIENCE:g} s; does it start at all?") from None
-    words = done.stdout.split()
-    if "asked" not in words:
-        raise MeshError(f"{python} does not start: {done.stderr.strip().rpartition(chr(10))[2] or 'it says nothing'}")
-    return words
 
 
 def debug_port(wanted: int | None) -> int:

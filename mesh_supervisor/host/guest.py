@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,6 @@ class Told:
 
     reads: Callable[[Packet], None] = lambda packet: None
     writes: Callable[[Packet], None] = lambda packet: None
-    limit: Callable[[str, str], None] = lambda what, why: None
 
 
 class Guest:
@@ -59,8 +58,7 @@ class Guest:
         self._offered: dict[int, Held] = {}
         self._serves: set[int] = set()
         self._listens: dict[int, float] = {}  # number → loop time
-        self._drained = asyncio.Event()
-        self._ended = asyncio.Event()
+        self._drained = asyncio.Event()  # or gone: either way there is nothing to wait for
         self._knocks: dict[int, asyncio.Future[str]] = {}
         self._modules: asyncio.Future[None] | None = None
         self._parts: list[Packet] = []
@@ -137,7 +135,7 @@ class Guest:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience + ANSWER):
-                await _first(self._drained, self._ended)
+                await self._drained.wait()
 
     async def knock(self, port: int) -> socket.socket | None:
         """One end of a connection of its own to the server on this port, whether it accepts or not; None: it cannot."""
@@ -284,16 +282,15 @@ class Guest:
             self._modules.set_result(None)
 
     def _limit(self, what: str, why: str) -> None:
-        if self.limits.get(what) != why and len(self.limits) < MOST_PLACES:
+        if len(self.limits) < MOST_PLACES:
             self.limits[what] = why
-            self._told.limit(what, why)
 
     def _over(self, why: str) -> None:
         if why:
             self._limit("runtime", why)
         if self.deaf_since is None:
             self.deaf_since = self._loop.time()
-        self._ended.set()
+        self._drained.set()
         self.changed.set()
         for answer in (*self._knocks.values(), self._modules):
             if answer is not None and not answer.done():
@@ -328,15 +325,6 @@ def _asked(packet: Packet) -> Asked | None:
     if len(repr(address)) > LONGEST_WORD:
         return None
     return Asked(family, kind, tuple(address))
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waits: Collection[asyncio.Task[bool]] = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 async def _connected_pair() -> tuple[socket.socket, socket.socket]:

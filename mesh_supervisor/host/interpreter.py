@@ -126,7 +126,8 @@ def argv_of(spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]:
 
 # ---- what it can import ----------------------------------------------------------------------------------------------
 
-_RUNTIME = str(Path(__file__).parent.parent / "runtime")
+RUNTIME = Path(__file__).parents[1] / "runtime"
+"""The folder of the code that runs inside agents."""
 
 _ASK = r"""
 import importlib.machinery as machinery, json, os, site, sys, sysconfig
@@ -242,7 +243,7 @@ def inspect(python: Path, environ: Mapping[str, str]) -> Environment:
     """Ask this interpreter what it can import. Blocks; raises InterpreterError."""
     # PYTHONPATH belongs to agents, each its own; in / no file of the project can stand in for a library module.
     clean = {key: value for key, value in environ.items() if key not in {"PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"}}
-    said = _run(python, [], _ASK, "", clean, _RUNTIME)
+    said = ask(python, _ASK, clean, str(RUNTIME))
     try:
         answer = json.loads(said[said.index("{") :])
     except ValueError:
@@ -268,8 +269,17 @@ def _environment(python: Path, answer: Mapping[str, Any]) -> Environment:
     )
 
 
-def _run(python: Path, flags: Sequence[str], code: str, told: str, environ: Mapping[str, str], *words: str) -> str:
-    """Its stdout. The exit code is not asked: whoever reaps orphans may have taken it."""
+def ask(
+    python: Path,
+    code: str,
+    environ: Mapping[str, str],
+    *words: str,
+    flags: Sequence[str] = (),
+    told: str = "",
+    directory: Path = Path("/"),
+) -> str:
+    """Its stdout, when it runs ``code`` with ``told`` on stdin. Blocks; raises InterpreterError. The exit code is not
+    asked: whoever reaps orphans may have taken it."""
     try:
         done = subprocess.run(
             [python, *flags, "-c", code, *words],
@@ -279,7 +289,7 @@ def _run(python: Path, flags: Sequence[str], code: str, told: str, environ: Mapp
             errors="replace",
             timeout=PATIENCE,
             env=dict(environ),
-            cwd="/",
+            cwd=directory,
             start_new_session=True,
             check=False,
         )
@@ -344,7 +354,7 @@ async def loads(environment: Environment, files: Iterable[Path], environ: Mappin
     if environment.version == sys.version_info[:2]:
         return await asyncio.to_thread(_compile_here, wanted)
     told = json.dumps([str(file) for file in wanted])
-    said = await asyncio.to_thread(_run, environment.python, ["-I", "-S"], _COMPILE, told, environ)
+    said = await asyncio.to_thread(ask, environment.python, _COMPILE, environ, flags=["-I", "-S"], told=told)
     try:
         return [Broken(Path(file), line, message) for file, line, message in json.loads(said)]
     except ValueError:

@@ -122,10 +122,6 @@ class HeldSockets:
         for one in self._held:
             one.again()
 
-    def repair(self) -> None:
-        for one in self._held:
-            one.again()
-
     def keep(self) -> None:
         """There is an instance, or there will be one at once."""
         if self._linger is not None:

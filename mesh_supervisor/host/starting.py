@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.guest import Guest
 from mesh_supervisor.host.sockets import Held
 from mesh_supervisor.host.spawn import SpawnError, spawn
 from mesh_supervisor.host.warm import Warmth
-from mesh_supervisor.host.warm_process import Order
+from mesh_supervisor.host.warm_process import GUEST, Order
 from mesh_supervisor.target import Target
 from mesh_supervisor.warmth import Choice, Wanted
-
-RUNTIME = str(Path(__file__).parent.parent / "runtime" / "__main__.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class Cold:
             channel.send("start", descriptors, **self.begin.fields(target, held))
         except ValueError as error:
             raise SpawnError(f"cannot start {target.name}: what its runtime is to be told is too long") from error
-        own = (RUNTIME, str(channel.theirs), target.kind, target.name, *target.args)
+        own = (str(GUEST), str(channel.theirs), target.kind, target.name, *target.args)
         dressed = replace(program, argv=(target.python, *target.flags, *own))
         child = spawn(dressed, output=output, mark=mark, pass_fds=(channel.theirs,))
         channel.release_theirs()

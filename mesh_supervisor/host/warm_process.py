@@ -21,11 +21,12 @@ from . import procfs, spawn
 from .capture import Capture
 from .channel import Channel, Packet
 from .children import Child, Program, expected, living
+from .interpreter import RUNTIME
 from .lines import Line
 from .priority import Priority, give_priority
 from .sweep import tag_in, tag_of
 
-GUEST = Path(__file__).parents[1] / "runtime" / "__main__.py"
+GUEST = RUNTIME / "__main__.py"
 
 WARMING_AT_MOST = 120.0
 """Seconds; what has not been imported by then hangs."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,17 +66,18 @@ def test_what_the_first_requests_import_is_imported_ahead_of_the_next_generation
     def plain():  # runs in a thread, for which starlette imports that module at the first request
         return {"early": EARLY}
     """
+
+    def modules() -> int:
+        return max((process.modules for process in mesh.snapshot().warm if process.state == "warm"), default=0)
+
     one(mesh, fastapi("word", top="import sys", routes=routes))
+    reload_until_warm(mesh)
+    before = wait_for(modules)
     assert json.loads(get(mesh.port("agent"), "/early")[1]) == {"early": False}
-
-    def look() -> bool:
-        mesh.ok("reload", "agent")
-        if json.loads(get(mesh.port("agent"), "/early")[1])["early"]:
-            return True
-        time.sleep(1)  # warm processes are made when nobody starts anything: a reload after the other leaves no room
-        return False
-
-    wait_for(look, 60)
+    mesh.ok("reload", "agent")  # the last words of the one that goes
+    wait_for(lambda: modules() > before, 60)
+    mesh.ok("reload", "agent")
+    assert json.loads(get(mesh.port("agent"), "/early")[1]) == {"early": True}
     assert how(mesh) != COLD
 
 

@@ -24,12 +24,15 @@ class Agent:
     """What a test plays: the other end, and sockets of its own."""
 
     def __init__(self, sockets: HeldSockets | None = None) -> None:
-        self.limits: list[tuple[str, str]] = []
         self.sockets = sockets or HeldSockets()
-        self.guest = Guest(self.sockets, Told(limit=lambda what, why: self.limits.append((what, why))))
+        self.guest = Guest(self.sockets, Told())
         self.end = socket.socket(fileno=os.dup(self.guest.channel.theirs))
         self.guest.channel.release_theirs()
         self._own: list[socket.socket] = []
+
+    @property
+    def limits(self) -> list[tuple[str, str]]:
+        return list(self.guest.limits.items())
 
     def say(self, kind: str, /, *descriptors: int, **fields: Any) -> None:
         wire.send(self.end, wire.pack(kind, fields), descriptors)

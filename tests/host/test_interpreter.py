@@ -248,6 +248,6 @@ def test_the_runtime_is_compiled_for_the_interpreter_that_will_load_it(
     runtime = tmp_path / "runtime"
     runtime.mkdir()
     (runtime / "link.py").write_text("pass\n")
-    monkeypatch.setattr("mesh_supervisor.host.interpreter._RUNTIME", str(runtime))
+    monkeypatch.setattr("mesh_supervisor.host.interpreter.RUNTIME", runtime)
     inspect(Path(sys.executable), os.environ)
     assert Path(importlib.util.cache_from_source(str(runtime / "link.py"))).exists()
