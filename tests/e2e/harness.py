@@ -30,7 +30,7 @@ from mesh_supervisor.control.messages import AgentView, Snapshot
 
 MESHSUP = Path(sys.executable).with_name("meshsup")
 REPOSITORY = Path(__file__).resolve().parents[2]
-NOT_YET = (AssertionError, OSError, http.client.HTTPException, KeyError)
+NOT_YET = (AssertionError, OSError, http.client.HTTPException, KeyError, ValueError)
 
 T = TypeVar("T")
 
