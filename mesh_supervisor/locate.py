@@ -21,6 +21,8 @@ from mesh_supervisor.mesh_toml.interpolation import CannotInterpolate, expand
 
 FILE_NAME = "mesh.toml"
 STATE_DIR = ".mesh"
+STATE_HOME = "MESHSUP_STATE_HOME"
+"""A folder for the state of every mesh, each below a name of its own: mesh.toml stays, its folder may be read-only."""
 
 LONGEST_SOCKET = 100
 """Bytes; the kernel takes 107, and a temporary name beside the socket must fit too."""
@@ -40,7 +42,7 @@ def locate(start: Path, *, file: Path | None, directory: Path | None, environ: M
     try:
         found = find_file(start, file=file, directory=directory, environ=environ)
     except ConfigError:
-        orphan = _still_running(start, file, directory)
+        orphan = _still_running(start, file, directory, environ)
         if orphan is None:
             raise
         return orphan
@@ -77,12 +79,16 @@ def mode_in(file: Path) -> str | None:
 
 
 def state_dir_of(root: Path, written: object, environ: Mapping[str, str]) -> Path:
-    """``[mesh] state_dir`` as an absolute path; only the shell's variables count, since every command needs it.
+    """``[mesh] state_dir`` as an absolute path, or its place below $MESHSUP_STATE_HOME; only the shell's variables
+    count, since every command needs it.
 
     Raises CannotInterpolate for a variable that is not set.
     """
     text = written if isinstance(written, str) and written else STATE_DIR
-    return absolute(root, expand(text, environ.get))
+    state_dir = absolute(root, expand(text, environ.get))
+    home = environ.get(STATE_HOME, "")
+    # The digest keeps apart what mesh.toml keeps apart: two meshes, also two files in one folder.
+    return absolute(root, home) / f"{root.name or 'mesh'}-{_digest(state_dir)[:8]}" if home else state_dir
 
 
 def absolute(root: Path, text: str) -> Path:
@@ -98,13 +104,17 @@ def control_socket(state_dir: Path) -> Path:
     inside = state_dir / "control.sock"
     if len(os.fsencode(inside)) <= LONGEST_SOCKET:
         return inside
-    name = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16] + ".sock"
+    name = _digest(state_dir)[:16] + ".sock"
     # The command may run with another XDG_RUNTIME_DIR than the supervisor (ssh, cron): what exists wins.
     for folder in _short_folders():
         # Ours first: in somebody else's nobody may look.
         if _is_private(folder) and (folder / name).exists():
             return folder / name
     return _private(_short_folders()[0]) / name
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
 def _short_folders() -> list[Path]:
@@ -189,12 +199,12 @@ def _state_dir_line(file: Path) -> str | None:
     return line[2] if line else None
 
 
-def _still_running(start: Path, file: Path | None, directory: Path | None) -> Place | None:
+def _still_running(start: Path, file: Path | None, directory: Path | None, environ: Mapping[str, str]) -> Place | None:
     """The mesh whose mesh.toml was deleted while it runs, by its control socket in the default state_dir."""
     folder = start if directory is None else start / directory
     folder = (folder if file is None else (folder / file).parent).resolve()
     for candidate in (folder,) if file is not None else (folder, *folder.parents):
-        state_dir = candidate / STATE_DIR
+        state_dir = state_dir_of(candidate, None, environ)
         if state_dir.is_dir() and control_socket(state_dir).exists():
             return Place(candidate / (file.name if file is not None else FILE_NAME), candidate, state_dir)
     return None

@@ -181,7 +181,8 @@ class Mesh(Table):
     )
     state_dir: Text | None = key(
         "path",
-        "Control socket, logs, events, the registry's store, what outlives a run. `${…}`: the shell's variables only.",
+        "Control socket, logs, events, the registry's store, what outlives a run. `${…}`: the shell's variables only. "
+        "Each mesh has a folder of its own below `MESHSUP_STATE_HOME`, where that is set.",
         shown="`.mesh`",
     )
     env: Environment = key("table of strings", "Environment of every agent.", {})

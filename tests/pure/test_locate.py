@@ -119,6 +119,47 @@ def test_it_is_the_one_that_the_configuration_has(mesh: MeshFile) -> None:
     assert spec.state_dir == place(mesh.root, STATE="var").state_dir
 
 
+# ---- below $MESHSUP_STATE_HOME -------------------------------------------------------------------------------------
+
+
+def state_dir(mesh: MeshFile, text: str, home: str) -> Path:
+    mesh.write(text)
+    found = place(mesh.root, MESHSUP_STATE_HOME=home).state_dir
+    assert mesh.read(text, {"MESHSUP_STATE_HOME": home}).state_dir == found
+    return found
+
+
+def test_a_home_for_all_states_wins_over_mesh_toml(mesh: MeshFile, tmp_path: Path) -> None:
+    below = state_dir(mesh, "[mesh]\nstate_dir = 'var'", str(tmp_path))
+    assert below.parent == tmp_path
+    assert below.name.startswith(f"{mesh.root.name}-")
+    assert state_dir(mesh, "[mesh]\nstate_dir = './var/'", str(tmp_path)) == below
+
+
+def test_what_mesh_toml_keeps_apart_stays_apart_in_one_home(mesh: MeshFile, tmp_path: Path) -> None:
+    mesh.touch("inner/mesh.toml")
+    outer = state_dir(mesh, "", str(tmp_path))
+    inner = place(mesh.root / "inner", MESHSUP_STATE_HOME=str(tmp_path)).state_dir
+    assert len({outer, inner, state_dir(mesh, "[mesh]\nstate_dir = 'var'", str(tmp_path))}) == 3
+
+
+def test_a_relative_home_is_below_the_mesh_and_an_empty_one_is_none(mesh: MeshFile) -> None:
+    assert state_dir(mesh, "", "states").parent == mesh.root / "states"
+    assert state_dir(mesh, "", "") == mesh.root / ".mesh"
+
+
+def test_a_deleted_file_is_located_in_the_home_too(mesh: MeshFile, tmp_path: Path) -> None:
+    below = state_dir(mesh, "", str(tmp_path))
+    below.mkdir(parents=True)
+    mesh.path.unlink()
+    listening = control_socket(below)
+    listening.touch()
+    try:
+        assert place(mesh.root, MESHSUP_STATE_HOME=str(tmp_path)) == Place(mesh.path, mesh.root, below)
+    finally:
+        listening.unlink()
+
+
 def test_a_deleted_file_is_located_while_its_supervisor_listens(mesh: MeshFile) -> None:
     mesh.touch(".mesh/owner", "a/x")
     listening = control_socket(mesh.root / ".mesh")  # elsewhere, where temporary folders have long names
