@@ -1,7 +1,8 @@
 """What /proc tells about processes. Standard library only, and light: the guardian (a few MB) runs it too.
 
 Every function answers for a process that may end at any moment: then None, or an empty list, never an error.
-Elsewhere than on Linux there is no /proc; psutil answers in its place (`everything` and what is built on it).
+Elsewhere than on Linux there is no /proc; psutil answers in its place (`everything` and what is built on it). On Linux
+without one of our own (``ours``) there is nothing to tell.
 """
 
 from __future__ import annotations
@@ -13,6 +14,18 @@ from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_ours() -> bool:
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115 (pathlib would double the guardian's size)
+    except OSError:
+        return False
+
+
+ours = sys.platform != "linux" or _is_ours()
+"""False: there is no /proc, or that of another PID namespace (`unshare --pid` without `--mount-proc`), where a pid is
+somebody else's. Then nothing is told of any process, rather than of wrong ones."""
 
 
 class Process(NamedTuple):
@@ -51,6 +64,8 @@ def read(path: str) -> bytes:
 def look(pid: int) -> Process | None:
     if sys.platform != "linux":
         return everything().get(pid)
+    if not ours:
+        return None
     stat = read(f"/proc/{pid}/stat")
     # The name stands in parentheses and may hold any byte, also ")" and newlines.
     before, _, after = stat.rpartition(b")")
@@ -82,6 +97,8 @@ def everything() -> dict[int, Process]:
     """All processes that can be seen: about 15 µs each."""
     if sys.platform != "linux":
         return _everything_by_psutil()
+    if not ours:
+        return {}
     pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
     return {found.pid: found for found in map(look, pids) if found is not None}
 
@@ -90,6 +107,8 @@ def children(pid: int) -> list[int] | None:
     """Direct children, of all its threads; None where the kernel does not keep the list (CONFIG_PROC_CHILDREN)."""
     if sys.platform != "linux":
         return None
+    if not ours:
+        return []
     try:
         threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
     except OSError:

@@ -90,7 +90,8 @@ def project_roots(root: Path, more: Iterable[Path] = ()) -> tuple[Path, ...]:
 
 def _of_a_size(folders: Iterable[Path]) -> list[Path]:
     """Never the whole system or a whole home, whoever names it."""
-    too_much = {Path("/"), Path.home()}
+    # Not Path.home(), which raises for a user that has none.
+    too_much = {Path("/"), Path(os.path.expanduser("~"))}  # noqa: PTH111
     return [folder for folder in folders if folder not in too_much]
 
 

@@ -15,6 +15,7 @@ from .sweep import tag_in
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _GRACE = 5.0  # seconds that a zombie of our own session may wait for the code that started it
+_AGAIN = 0.05  # seconds until whoever hides the rest of the zombies has been collected
 
 
 def become_subreaper() -> bool:
@@ -47,6 +48,7 @@ class Reaper:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._due = False
         self._later: asyncio.TimerHandle | None = None
         self._seen: dict[tuple[int, int], float] = {}
 
@@ -54,7 +56,7 @@ class Reaper:
         """In the running loop, from the main thread."""
         if sys.platform == "linux":
             self._loop = asyncio.get_running_loop()
-            self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
+            self._loop.add_signal_handler(signal.SIGCHLD, self._reap_soon)
             self.reap()
 
     def close(self) -> None:
@@ -64,7 +66,16 @@ class Reaper:
         if self._later is not None:
             self._later.cancel()
 
+    def _reap_soon(self) -> None:
+        """One look for all signals that come at once: a thousand orphans may end in the same moment."""
+        if self._loop is not None and not self._due:
+            self._due = True
+            self._loop.call_soon(self.reap)
+
     def reap(self) -> None:
+        self._due = False
+        if self._loop is None:
+            return
         zombies = _foreign_zombies()
         kept = [zombie for zombie in zombies if _is_waited_for(zombie)]
         for zombie in zombies:
@@ -82,11 +93,15 @@ class Reaper:
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self._seen and self._loop is not None:
-            self._later = self._loop.call_later(_GRACE, self.reap)
+        delay = _GRACE if self._seen else _AGAIN
+        if self._loop is not None and (self._seen or _others_may_be_hidden()):
+            self._later = self._loop.call_later(delay, self.reap)
 
 
 def _foreign_zombies() -> list[procfs.Process]:
+    if not procfs.ours:
+        first = _first_zombie()
+        return [] if first is None or first in living else [_seen_without_proc(first)]
     pids = procfs.children(os.getpid())
     if pids is None:
         looks = [one for one in procfs.everything().values() if one.parent == os.getpid()]
@@ -95,8 +110,29 @@ def _foreign_zombies() -> list[procfs.Process]:
     return [one for one in looks if one.state == "Z" and one.pid not in living]
 
 
+def _first_zombie() -> int | None:
+    """The kernel tells of one at a time, and always of the same one until that is reaped."""
+    if sys.platform != "linux":
+        return None
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return found.si_pid if found is not None else None
+
+
+def _seen_without_proc(pid: int) -> procfs.Process:
+    return procfs.Process(pid, "", "Z", os.getpid(), 0, os.getsid(pid), 0, 0.0, 0)
+
+
+def _others_may_be_hidden() -> bool:
+    return not procfs.ours and _first_zombie() is not None
+
+
 def _is_waited_for(zombie: procfs.Process) -> bool:
-    return zombie.session == os.getsid(0) or (bool(expected) and tag_in(zombie.pid) in expected)
+    """Without a /proc nobody can tell an instance that is being forked from an orphan."""
+    forked = bool(expected) and (not procfs.ours or tag_in(zombie.pid) in expected)
+    return zombie.session == os.getsid(0) or forked
 
 
 def _reap(pid: int) -> None:
