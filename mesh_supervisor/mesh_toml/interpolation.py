@@ -55,3 +55,37 @@ def _not_understood(found: re.Match[str]) -> str:
     if found["open"]:
         return f"a ${{ has no closing brace, or another brace inside; {known}"
     return f"{found[0]} is not understood; {known}"
+
+
+# ---- without values --------------------------------------------------------------------------------------------------
+
+
+def variables_in(text: str) -> dict[str, bool]:
+    """The variables that ``text`` speaks of → whether one must be set. ``port`` and URLs of agents are none."""
+    found: dict[str, bool] = {}
+    for body in map(_body, _PLACEHOLDER.finditer(text)):
+        if body is not None and not _is_ours(body["name"]):
+            found[body["name"]] = found.get(body["name"], False) or body["default"] is None
+    return found
+
+
+def replaced(text: str, *, literal: str, plain: Callable[[str], str], known: Callable[[str], str]) -> str:
+    """``text`` for a program that has the same ``${VAR}`` and ``${VAR:-default}``: these stay. ``literal`` is how that
+    writes ``${``, ``plain`` what becomes of all other text, ``known`` gives the values of ``port`` and agents' URLs."""
+    parts, at = [], 0
+    for found in _PLACEHOLDER.finditer(text):
+        parts.append(plain(text[at : found.start()]))
+        body, at = _body(found), found.end()
+        if found["literal"]:
+            parts.append(literal)
+        else:
+            parts.append(plain(known(body["name"])) if body is not None and _is_ours(body["name"]) else found[0])
+    return "".join((*parts, plain(text[at:])))
+
+
+def _body(found: re.Match[str]) -> re.Match[str] | None:
+    return _BODY.fullmatch(found["body"]) if found["body"] is not None else None
+
+
+def _is_ours(name: str) -> bool:
+    return name == "port" or name.startswith("agents.")

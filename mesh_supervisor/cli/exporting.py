@@ -1,0 +1,211 @@
+"""`export`: looks at what surrounds a mesh, has the text made of it (mesh_supervisor/export), and writes that."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from mesh_supervisor import __version__
+from mesh_supervisor.cli.offline import finder_of, inputs_of_all
+from mesh_supervisor.cli.terminal import YELLOW, painted, show, talk
+from mesh_supervisor.config import load
+from mesh_supervisor.diagnosis import SYNC
+from mesh_supervisor.errors import ConfigError, MeshError, UsageError
+from mesh_supervisor.export import compose as of_compose
+from mesh_supervisor.export import systemd as of_systemd
+from mesh_supervisor.export.mark import is_as_written, marked
+from mesh_supervisor.export.references import Written
+from mesh_supervisor.host.interpreter import Interpreter, find_interpreter
+from mesh_supervisor.host.kept_ports import read_kept_port
+from mesh_supervisor.host.traced import Traces
+from mesh_supervisor.locate import STATE_HOME, Place, read_leniently, socket_inside
+from mesh_supervisor.mesh_toml.env_file import UnusableEnvFile, read_env_file
+from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Mode
+
+LOCKS = (*SYNC, "requirements.txt", "pyproject.toml")
+"""Names of files that say what is installed."""
+MOST_WRITTEN = 20
+"""Folders that agents were seen to write into; a unit with more of them reads like no unit."""
+
+
+# ---- Compose ---------------------------------------------------------------------------------------------------------
+
+
+def compose(place: Place, output: Path | None, force: bool, dockerfile: Path | None, app: str) -> None:
+    """Raises ConfigError, UsageError."""
+    if not app.startswith("/") or not app.isprintable():
+        raise UsageError(f"--app {app}: must be an absolute path in the image, such as /app")
+    # As in a container: host, stop_timeout and the rest have their values there. A port of this machine is none there.
+    mesh = load(place.file, os.environ, mode=Mode.PROD, mode_reason="exported", pid_one=True)
+    written = Written(read_leniently(place.file))
+    watching = written.table("watch").get("enabled") is not False
+    seen = of_compose.Surroundings(
+        base=mesh.root if output is None else output.resolve().parent,
+        written=written,
+        app=str(PurePosixPath(app)),
+        dockerfile=_dockerfile(mesh.root, dockerfile),
+        dockerignore=(mesh.root / ".dockerignore").exists(),
+        inputs=asyncio.run(inputs_of_all(mesh)) if watching else {},
+        locks={name: tuple(_locks(spec, mesh.root)) for name, spec in mesh.agents.items()},
+        from_env_file=_in_env_file(mesh),
+    )
+    made = of_compose.compose(mesh, seen)
+    text = marked(made.text, verb="compose", version=__version__, source=place.file.name)
+    _deliver(text, made.warnings, output, force, f"{of_compose.services_of(mesh)}; next: `docker compose up --build`")
+
+
+def _dockerfile(root: Path, named: Path | None) -> Path | None:
+    if named is not None:
+        if not named.is_file():
+            raise UsageError(f"--dockerfile {named}: no such file")
+        return named.resolve()
+    return next((file for file in (root / "Dockerfile", root / "Containerfile") if file.is_file()), None)
+
+
+def _locks(spec: AgentSpec, root: Path) -> Iterator[Path]:
+    """From its folder up to mesh.toml's, the nearest of each name."""
+    folders = [folder for folder in (spec.directory, *spec.directory.parents) if folder.is_relative_to(root)]
+    for name in LOCKS:
+        yield from [folder / name for folder in folders if (folder / name).is_file()][:1]
+
+
+def _in_env_file(mesh: MeshSpec) -> frozenset[str]:
+    """The names in [mesh] env_file, which every agent has as the first of its env files."""
+    files = {spec.env_files[0] for spec in mesh.agents.values() if spec.env_files}
+    try:
+        return frozenset(name for file in files if file.is_file() for name in read_env_file(file, os.environ))
+    except UnusableEnvFile:  # it could be read a moment ago
+        return frozenset()
+
+
+# ---- systemd ---------------------------------------------------------------------------------------------------------
+
+
+def systemd(place: Place, output: Path | None, force: bool) -> None:
+    """Raises ConfigError for what stands in mesh.toml, MeshError for a path that no unit can name."""
+    mesh = load(
+        place.file, os.environ, mode=Mode.PROD, mode_reason="exported", kept_port=read_kept_port(place.state_dir)
+    )
+    try:
+        made = of_systemd.unit(mesh, asyncio.run(_machine(mesh)))
+    except of_systemd.CannotSay as error:
+        raise MeshError(str(error)) from error
+    text = marked(made.text, verb="systemd", version=__version__, source=place.file.name)
+    _deliver(text, made.warnings, output, force, f"to be installed as /etc/systemd/system/{made.name}")
+
+
+async def _machine(mesh: MeshSpec) -> of_systemd.Machine:
+    finder = finder_of(mesh)
+    found = [(spec, await finder.interpreter_of(spec)) for spec in mesh.agents.values()]
+    written = Written(read_leniently(mesh.file))
+    in_env_file = _in_env_file(mesh)
+    places = [interpreter.python for _, interpreter in found]
+    places += [path for spec in mesh.agents.values() for path in (spec.directory, *spec.env_files)]
+    return of_systemd.Machine(
+        command=_own_command(),
+        kill=Path(shutil.which("kill") or "/bin/kill"),
+        user=_owner_of(mesh.root),
+        places=tuple(dict.fromkeys([*places, *mesh.watch.roots])),
+        written=tuple(_written_into(mesh)),
+        path=tuple(dict.fromkeys(_folders_of_programs(found))),
+        virtual_env=_from_shell(found),
+        state_home=os.environ.get(STATE_HOME, ""),
+        short_socket=socket_inside(mesh.state_dir) is None,
+        variables={name: needed for name, needed in written.variables().items() if name not in in_env_file},
+    )
+
+
+def _own_command() -> tuple[str, ...]:
+    """`meshsup` beside the Python that runs us; else that Python, told what to run."""
+    beside = Path(sys.executable).with_name("meshsup")
+    return (str(beside),) if os.access(beside, os.X_OK) else (sys.executable, "-m", "mesh_supervisor")
+
+
+def _owner_of(folder: Path) -> str:
+    """Whose mesh it is, whoever exports it (sudo)."""
+    uid = folder.stat().st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _folders_of_programs(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Iterator[Path]:
+    """Of the first words of command lines that this shell finds where systemd does not look."""
+    for spec, interpreter in found:
+        if isinstance(spec.command, CommandLine) and "/" not in spec.command.argv[0]:
+            own = [str(interpreter.bin)] if interpreter.bin is not None else []
+            path = spec.environment.get("PATH", os.environ.get("PATH", os.defpath))
+            program = shutil.which(spec.command.argv[0], path=os.pathsep.join((*own, path)))
+            folder = None if program is None else str(Path(program).parent)
+            if folder is not None and folder not in (*own, *of_systemd.SYSTEM_PATH) and "PATH" not in spec.environment:
+                yield Path(folder)
+
+
+def _from_shell(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Path | None:
+    """$VIRTUAL_ENV, where an agent would have another interpreter without it."""
+    shell = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    for spec, interpreter in found:
+        if find_interpreter(spec, {**shell, **spec.environment}).python != interpreter.python:
+            return interpreter.virtual_env
+    return None
+
+
+def _written_into(mesh: MeshSpec) -> list[Path]:
+    """Where earlier runs have seen agents write: folders, and files that lie in mesh.toml's own folder."""
+    traces = Traces(mesh.state_dir)
+    seen = {Path(text) for name in mesh.agents for text in traces.load(name).writes}
+    places = {path if path.parent == mesh.root and path.name != "*" else path.parent for path in seen}
+    outside = {path for path in places if not path.is_relative_to(mesh.state_dir) and path.exists()}
+    return sorted(path for path in outside if not outside.intersection(path.parents))[:MOST_WRITTEN]
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _deliver(text: str, warnings: Iterable[str], output: Path | None, force: bool, done: str) -> None:
+    """Warnings last, where they are seen."""
+    if output is None:
+        show(text.rstrip("\n"))
+    else:
+        _write(output, text, force)
+        talk(f"{output}: {done}")
+    talk(*(f"{painted('warning', YELLOW, sys.stderr)}: {warning}" for warning in warnings))
+
+
+def _write(output: Path, text: str, force: bool) -> None:
+    """All of it or nothing; a link stays one. Raises ConfigError for a file that is somebody else's."""
+    file = output.resolve()
+    content = text.encode("utf-8", "surrogateescape")
+    try:
+        if file.exists() and not file.is_file():
+            raise ConfigError(f"{output}: is no file; name one, or leave -o out for stdout")
+        if not force and file.exists() and not is_as_written(file.read_bytes().decode("utf-8", "surrogateescape")):
+            raise ConfigError(
+                f"{output}: was not written by `meshsup export`, or was edited since; --force replaces it, without -o "
+                "it is shown"
+            )
+        _replace(file, content)
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Raises OSError."""
+    mode = file.stat().st_mode & 0o777 if file.exists() else None
+    beside = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        # The umask says who else may read it, as for any file that a command is told to write.
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(content)
+        if mode is not None:
+            beside.chmod(mode)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
