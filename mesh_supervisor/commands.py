@@ -11,7 +11,7 @@ from typing import Any
 from mesh_supervisor import snapshot
 from mesh_supervisor.agent import AgentTask
 from mesh_supervisor.applying import NO_CHANGE, Applying
-from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
+from mesh_supervisor.control.messages import Answer, Brief, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent, UsageError, suggestion
 from mesh_supervisor.events import Event
 from mesh_supervisor.explain import explain, watch_lines, watch_row
@@ -72,6 +72,9 @@ class Commands:
 
     def snapshot(self) -> Snapshot:
         return snapshot.take(self._supervisor)
+
+    def brief(self) -> Brief:
+        return snapshot.brief(self._supervisor)
 
     async def command(self, verb: str, arguments: Arguments) -> Answer:
         """Raises MeshError: a name that is unknown, a file that cannot be read."""

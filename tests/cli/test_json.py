@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mesh_supervisor.control.messages import AgentView, Outcome, Snapshot
+from mesh_supervisor.cli import meshes, probe
+from mesh_supervisor.control.messages import AgentBrief, AgentView, Outcome, Snapshot
 from mesh_supervisor.diagnosis import Finding
 from mesh_supervisor.events import Event, Reload
 from mesh_supervisor.host.lines import Line
@@ -36,6 +37,9 @@ def names(shape: Any) -> list[str]:
     [
         (lambda: example("ps"), names(Snapshot)),
         (lambda: example("ps")["agents"][0], names(AgentView)),
+        (lambda: example("health")["agents"][0], names(AgentBrief)),
+        (lambda: example("health"), list(json.loads(probe.answer(probe.Question(as_json=True), Path("/"), {})[0]))),
+        (lambda: example("ls")[0], list(meshes.json_of(meshes.Found(Path("/x/control.sock"), 1, None)))),
         (lambda: example("history")[0], ["at", "agent", *names(Reload)]),
         (lambda: example("events"), names(Event)),
         (lambda: example("logs"), [name for name in names(Line) if name != "styled"]),

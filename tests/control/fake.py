@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh_supervisor.control import server
-from mesh_supervisor.control.messages import AgentView, Answer, Snapshot
+from mesh_supervisor.control.messages import AgentBrief, AgentView, Answer, Brief, Snapshot
 from mesh_supervisor.events import Event
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.locate import Place, control_socket
@@ -66,12 +66,35 @@ def snapshot(place: Place, *views: AgentView, **changed: Any) -> Snapshot:
     return replace(whole, **changed)
 
 
+PLANNER = AgentBrief("planner", "agent", "ready", "", wanted=True, ready=True, essential=False, given_up=False)
+
+
+def brief(place: Place, *agents: AgentBrief, **changed: Any) -> Brief:
+    whole = Brief(
+        name="demo",
+        file=str(place.file),
+        state_dir=str(place.state_dir),
+        pid=4000,
+        version="0.1.0",
+        mode="dev",
+        started_at="2026-11-21T01:40:00.000Z",
+        uptime=192.4,
+        registry_url="http://127.0.0.1:8000",
+        begun=True,
+        stopping=False,
+        gave_up=None,
+        agents=agents or (PLANNER,),
+    )
+    return replace(whole, **changed)
+
+
 class FakeMesh:
     """Answers as it was told to, and keeps a list of what it was asked."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.now = snapshot(place)
+        self.in_brief = brief(place)
         self.later: list[Snapshot] = []  # shown one after the other, before `now`
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Answer | Exception] = {}
@@ -85,6 +108,9 @@ class FakeMesh:
 
     def snapshot(self) -> Snapshot:
         return self.later.pop(0) if self.later else self.now
+
+    def brief(self) -> Brief:
+        return self.in_brief
 
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Answer:
         self.asked.append((verb, dict(arguments)))

@@ -1,0 +1,43 @@
+"""Which way a command goes: a check that an engine runs every few seconds a short one, all else to cli/main.py.
+
+Typer and what it needs is most of what a command costs: `health` takes a third of the time without it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from mesh_supervisor.cli import probe
+
+
+def main() -> NoReturn:
+    """Always leaves by SystemExit."""
+    try:
+        question = _short_question()
+        if question is not None:
+            sys.exit(_told(*probe.answer(question, Path.cwd(), os.environ)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    from mesh_supervisor.cli.main import main as every_verb
+
+    every_verb()
+
+
+def _short_question() -> probe.Question | None:
+    """None also where more is to be done first: streams that a shell has closed, a completion."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None or "_MESHSUP_COMPLETE" in os.environ:
+        return None
+    return probe.understood(sys.argv[1:])
+
+
+def _told(line: str, code: int) -> int:
+    """The exit code says it all: that nobody reads the line, or it cannot be written, changes nothing."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        # Python flushes stdout once more at its end: give it something that can be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

@@ -1,0 +1,103 @@
+"""One look at a running mesh, in as little time as a process can take: for `health`, which a container's engine runs
+every few seconds, and `ls`, which asks many.
+
+HTTP/1.0 by hand: http.client would be most of what such a process costs. The time given is for all of it; a supervisor
+that hangs still has its socket, and the kernel accepts connections for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+from mesh_supervisor.control.messages import Brief
+from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
+
+REQUEST = b"GET /brief HTTP/1.0\r\nHost: mesh\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who listens, as the kernel says it. ``pid`` 0: not seen from this PID namespace, or not Linux."""
+
+    pid: int
+    uid: int
+
+
+class Glance:
+    """``with Glance(path, timeout) as glance``: connected. ``brief`` then asks. ``timeout``: seconds for both.
+
+    Raises NotRunning: nobody listens; WaitTimedOut; MeshError: not allowed, or no supervisor of this version."""
+
+    def __init__(self, path: os.PathLike[str], timeout: float) -> None:
+        self.path, self.timeout = path, timeout
+        self._deadline = time.monotonic() + timeout
+        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def __enter__(self) -> Glance:
+        try:
+            self._line.settimeout(self._left())
+            self._line.connect(os.fspath(self.path))
+        except OSError as error:
+            self._line.close()
+            raise self._explained(error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.close()
+
+    def peer(self) -> Peer:
+        if not hasattr(socket, "SO_PEERCRED"):
+            return Peer(0, os.geteuid())
+        credentials = self._line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, uid, _ = struct.unpack("3i", credentials)
+        return Peer(pid, uid)
+
+    def brief(self) -> Brief:
+        try:
+            self._line.sendall(REQUEST)
+            return self._read(self._received())
+        except OSError as error:
+            raise self._explained(error) from error
+        except ValueError as error:
+            raise MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup") from error
+
+    def _received(self) -> bytes:
+        chunks = []
+        while True:
+            self._line.settimeout(self._left())
+            chunk = self._line.recv(65536)
+            if not chunk:
+                return b"".join(chunks)
+            chunks.append(chunk)
+
+    def _read(self, answer: bytes) -> Brief:
+        """Raises ValueError."""
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status = head.split(b" ", 2)[1:2]
+        if not head:
+            raise MeshError("the supervisor hung up before it had answered")
+        if status != [b"200"]:
+            raise ValueError(f"status {status}")
+        return Brief.from_json(json.loads(body))
+
+    def _left(self) -> float:
+        """Seconds. Raises TimeoutError."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def _explained(self, error: OSError) -> MeshError:
+        # BlockingIOError: the kernel holds no more connections for it; nobody has accepted one for long.
+        if isinstance(error, TimeoutError | BlockingIOError):
+            return WaitTimedOut(f"the supervisor does not answer within {self.timeout:g} s")
+        if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionRefusedError):
+            return NotRunning(f"{self.path}: nobody listens there")
+        if isinstance(error, PermissionError):
+            return MeshError(f"{self.path}: this mesh belongs to another user")
+        return MeshError(f"the supervisor hung up before it had answered ({error.strerror or error})")
