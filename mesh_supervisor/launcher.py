@@ -7,6 +7,7 @@ is behind ``Preparation``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.warm import How, Warmth
 from mesh_supervisor.impact import Inputs
 from mesh_supervisor.lifecycle import Ended, Hold, Order, Start
-from mesh_supervisor.limits import Limitation, limitation
+from mesh_supervisor.limits import BOUND_BY_US, Limitation, beside_predecessor, limitation
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, Kind, MeshSpec, Register
 from mesh_supervisor.target import Plain, Target, watched_by
@@ -86,6 +87,15 @@ class Standing:
     limits: tuple[Limitation, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The newest instance that served, how it was started, and why without the runtime."""
+
+    instance: LaunchedInstance
+    how: How | None
+    plain: Plain | None
+
+
 class Preparation(Protocol):
     """What must be known before an instance can be spawned, and what becomes of it in the registry."""
 
@@ -126,7 +136,8 @@ class Preparation(Protocol):
 
 @dataclass(slots=True)
 class AgentLauncher:
-    """``instances`` are those that live, by generation; ``phases`` of the newest start."""
+    """``instances`` are those that live, by generation; ``starts`` and ``phases`` (of those that were spawned) of the
+    latest generations."""
 
     spec: AgentSpec
     preparation: Preparation
@@ -136,10 +147,10 @@ class AgentLauncher:
     reorder: Callable[[], None] = lambda: None
     instances: dict[int, LaunchedInstance] = field(default_factory=dict)
     starts: dict[int, Start] = field(default_factory=dict)
-    phases: Phases | None = None
+    phases: dict[int, Phases] = field(default_factory=dict)
     sockets: HeldSockets = field(default_factory=HeldSockets)
     alone: str | None = "its first start is not over"
-    standing: Standing = Standing()
+    _served: Served | None = None
     _apart: str | None = None  # why its sockets are not handed over
     _plain: Plain | None = None
 
@@ -151,6 +162,7 @@ class AgentLauncher:
         return Order.START_FIRST if self.alone is None else Order.STOP_FIRST
 
     async def launch(self, generation: int, start: Start) -> LaunchedInstance:
+        self.starts = _recent(self.starts, generation) | {generation: start}
         try:
             return await self._launch(generation, start)
         except OSError as error:  # no descriptors or no memory left: that passes, and is no reason to end the mesh
@@ -176,15 +188,16 @@ class AgentLauncher:
         enrolled = self.preparation.enrolled(spec, generation)
         try:
             guest, starter = self._starter(target, generation)
-            instance = LaunchedInstance(spec, mark, generation, self.watchers, enrolled, guest, self)
+            handed = starter.held if isinstance(starter, Handing) else None
+            instance = LaunchedInstance(spec, mark, generation, self.watchers, enrolled, guest, handed, self)
             await instance.start(program, starter)
         except BaseException:
             self.preparation.withdraw(spec, generation)  # nobody will ever register under this id
             raise
         # Nothing is awaited from the spawn on: a cancelled launch leaves no process.
         self.instances[generation] = instance
-        self.starts = _recent(self.starts, generation) | {generation: start}
-        self.phases = Phases(start.asked_at, launched_at, instance.spawned_at)
+        phases = Phases(start.asked_at, launched_at, instance.spawned_at)
+        self.phases = _recent(self.phases, generation) | {generation: phases}
         return instance
 
     def _starter(self, target: Target | Plain, generation: int) -> tuple[Guest | None, Starter]:
@@ -233,7 +246,8 @@ class AgentLauncher:
         if self._apart is not None and instance.guest is not None:
             instance.guest.keep_apart()
         self.alone = self._apart or instance.alone()
-        self.standing = self._standing(instance)
+        how = self.preparation.how(self.spec) if instance.guest is not None else None
+        self._served = Served(instance, how, self._plain)
         self.reorder()
 
     def _why_apart(self, instance: LaunchedInstance) -> str | None:
@@ -247,22 +261,23 @@ class AgentLauncher:
             return "it closed its channel to meshsup"
         return guest.limits.get("gate")
 
-    def _standing(self, instance: LaunchedInstance) -> Standing:
-        if self._plain is not None and not self._plain.reason:
+    @property
+    def standing(self) -> Standing:
+        """Of the one that serves, or did last; what it tells of itself may come late."""
+        if self._served is None or (self._served.plain is not None and not self._served.plain.reason):
             return Standing()  # the registry: nobody asks for more of it
-        told = instance.guest.limits if instance.guest is not None else {}
-        limits = [limitation(what, why) for what, why in told.items()]
-        if self._plain is not None:
-            limits.append(limitation("runtime", self._plain.reason, self._plain.cure))
+        guest, how, plain = self._served.instance.guest, self._served.how, self._served.plain
+        limits = [limitation(what, why) for what, why in guest.limits.items()] if guest is not None else []
+        if plain is not None:
+            limits.append(limitation("runtime", plain.reason, plain.cure))
         if self.spec.order == "stop-first":
             limits.append(limitation("order", 'order = "stop-first"'))
         elif self.order is Order.STOP_FIRST and self.alone is not None and not limits:
             limits.append(limitation("order", self.alone))
-        how = self.preparation.how(self.spec) if instance.guest is not None else None
         if how is not None and how.reason:
             limits.append(limitation("warm" if how.way is Way.COLD else str(how.way), how.reason, how.cure))
         start = "cold" if how is None or how.way is Way.COLD else f"warm {how.way}"
-        return Standing(str(self.order), start, "plain" if instance.guest is None else "yes", tuple(limits))
+        return Standing(str(self.order), start, "plain" if guest is None else "yes", tuple(limits))
 
     def withdraw(self, generation: int) -> None:
         self.preparation.withdraw(self.spec, generation)
@@ -275,6 +290,11 @@ class AgentLauncher:
         self.spec = spec
         for instance in self.instances.values():
             instance.spec = spec
+
+    def why_beside(self) -> str:
+        """Of one that was started beside its predecessor, and cannot have its socket."""
+        plain = self._plain.reason if self._plain is not None else ""
+        return beside_predecessor(plain or self.alone or "the runtime does not see it")
 
     def _check_port(self, spec: AgentSpec) -> None:
         """Of its own predecessor the newcomer gets the socket, or is told by its bind."""
@@ -322,11 +342,20 @@ class LaunchedInstance(Instance):
         watchers: Watchers,
         enrolled: Enrolled | None,
         guest: Guest | None,
+        handed: Held | None,
         launcher: AgentLauncher,
     ) -> None:
-        super().__init__(spec, mark, generation, watchers, enrolled, guest)
+        super().__init__(spec, mark, generation, watchers, enrolled, guest, handed)
         self._launcher = launcher
         self.announced = asyncio.Event()
+
+    def beside_another(self) -> bool:
+        return any(generation != self.generation for generation in self._launcher.instances)
+
+    def why_taken(self) -> str:
+        if self._handed is not None:
+            return BOUND_BY_US
+        return self._launcher.why_beside() if self.beside_another() else ""
 
     async def ready(self) -> None:
         try:
@@ -411,8 +440,7 @@ class AgentPreparation:
         )
 
     def starter(self, spec: AgentSpec, target: Target, guest: Guest) -> Starter:
-        temporary = {tempfile.gettempdir(), spec.environment.get("TMPDIR", tempfile.gettempdir())}
-        trace = trace_options(spec, self._roots, (self.ground.state.path, *map(Path, temporary)))
+        trace = trace_options(spec, self._roots, (self.ground.mesh.state_dir, *_temporary_folders(spec)))
         cold = Cold(target, guest, Begin(trace, learn=spec.warm is not False))
         imports = self.inputs.third_party
         told = environment.when_warm(spec, imports)
@@ -564,3 +592,11 @@ class RegistryPreparation:
 
     def told(self, spec: AgentSpec, generation: int) -> Told:
         return Told()
+
+
+def _temporary_folders(spec: AgentSpec) -> set[Path]:
+    """Where programs write what is nobody's input. None at all where the root is read-only without a tmpfs."""
+    folders = {Path(spec.environment["TMPDIR"])} if "TMPDIR" in spec.environment else set()
+    with contextlib.suppress(FileNotFoundError):
+        folders.add(Path(tempfile.gettempdir()))
+    return folders

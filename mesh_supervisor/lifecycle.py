@@ -27,6 +27,9 @@ from mesh_supervisor.spec import Backoff, CrashLoop, Kind, Restart
 JITTER = 0.2
 """A delay is spread by this share to both sides, so that agents that died together do not come back together."""
 
+SIGNALLED = 128
+"""Exit code, less the number of the signal, of a program that says by it which signal ended it."""
+
 MOST_DRAINING = 2
 """Older generations than these are killed, so that saving often cannot pile up processes."""
 
@@ -70,17 +73,21 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: an exit code, or the signal that ended it; and the last line of its traceback or output."""
+    """How a process ended: an exit code, or the signal that ended it; and the last line of its traceback or output.
+    ``why``: the reason for which it was killed, where that is known."""
 
     code: int | None
     signal: int | None = None
     last_words: str = ""
+    why: str = ""
 
     @property
     def clean(self) -> bool:
         return self.code == 0
 
     def __str__(self) -> str:
+        if self.why:
+            return f"killed: {self.why}"
         how = f"exit {self.code}" if self.signal is None else f"killed by {signal_name(self.signal)}"
         return f"{how}: {self.last_words}" if self.last_words else how
 
@@ -96,7 +103,8 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What mesh.toml says about this agent's life. ``dev``: a failure that no retry can mend waits for an edit."""
+    """What mesh.toml says about this agent's life. ``dev``: a failure that no retry can mend waits for an edit.
+    ``stop_signal``: by which it is asked to go."""
 
     restart: Restart = Restart.ALWAYS
     backoff: Backoff = Backoff()
@@ -105,6 +113,7 @@ class Policy:
     order: Order = Order.STOP_FIRST
     dev: bool = True
     essential: bool = False
+    stop_signal: int = signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,8 @@ class Patience:
 @dataclass(frozen=True, slots=True)
 class Agent:
     """``generation`` is the last one issued, never reused. ``ended``: how it ended for good (a task, or a policy that
-    does not restart). ``blocked``: the dependencies that a first start waits for. ``restarts``: after crashes."""
+    does not restart). ``blocked``: the dependencies that a first start waits for. ``restarts``: after crashes.
+    ``rejected_at``: when ``rejection`` was, by the clock of the events."""
 
     wish: Wish = Wish.DOWN
     serving: Instance | None = None
@@ -153,6 +163,7 @@ class Agent:
     blocked: tuple[str, ...] = ()
     patience: Patience = Patience()
     rejection: str | None = None
+    rejected_at: float = 0.0
     ended: Exit | None = None
     generation: int = 0
     restarts: int = 0
@@ -389,7 +400,7 @@ def advance(agent: Agent, event: Event, now: float, policy: Policy) -> Step:
         case InputsChanged(reason):
             return _reload(agent, reason, now, policy)
         case EditRejected(text, reason):
-            return _reject(agent, text, reason)
+            return _reject(agent, text, reason, now)
         case EditUndone():
             return _undo(agent)
         case Blocked(on):
@@ -491,10 +502,17 @@ def _reload(agent: Agent, reason: str, now: float, policy: Policy) -> Step:
     return agent, [Report("reload-started", reason, agent.generation), *effects]
 
 
-def _reject(agent: Agent, text: str, reason: str) -> Step:
+def _reject(agent: Agent, text: str, reason: str, now: float) -> Step:
     if agent.wish is Wish.DOWN or agent.rejection == text:
         return agent, []
-    return replace(agent, rejection=text), [Report("reload-rejected", text, agent.generation, reason=reason)]
+    report = Report("reload-rejected", text, agent.generation, reason=reason)
+    return replace(agent, rejection=text, rejected_at=now), [report]
+
+
+def _rejected_since(agent: Agent, newcomer: Instance) -> str | None:
+    """Of an edit that came after it was spawned, and is not the code that it runs."""
+    newer = newcomer.spawned_at is not None and agent.rejected_at > newcomer.spawned_at
+    return agent.rejection if newer else None
 
 
 def _undo(agent: Agent) -> Step:
@@ -523,7 +541,8 @@ def _promote(agent: Agent, generation: int, now: float, policy: Policy) -> Step:
     newcomer, old = agent.incoming, agent.serving
     if newcomer is None or newcomer.generation != generation:
         return agent, []  # about an instance that we no longer care for
-    agent = replace(agent, serving=replace(newcomer, ready_at=now), incoming=None, rejection=None)
+    serving = replace(newcomer, ready_at=now)
+    agent = replace(agent, serving=serving, incoming=None, rejection=_rejected_since(agent, newcomer))
     effects: list[Effect] = [Announce(generation), _report_ready(newcomer, now)]
     if old is not None:
         agent = replace(agent, draining=(old, *agent.draining))
@@ -605,15 +624,20 @@ def _forget(agent: Agent, generation: int, policy: Policy, how: Exit | None = No
     if all(i.generation != generation for i in agent.draining):
         return agent, []
     agent = replace(agent, draining=tuple(i for i in agent.draining if i.generation != generation))
-    # An end by the signal that asked for it is a clean one: most programs have no handler, and uvicorn raises it again.
-    quiet = how is None or how.clean or how.signal == signal.SIGTERM
-    text = "stopped" if quiet else f"stopped ({how})"
+    text = "stopped" if how is None or _as_asked(how, policy) else f"stopped ({how})"
     return _settle(agent, policy, [Report("stopped", text, generation)])
+
+
+def _as_asked(how: Exit, policy: Policy) -> bool:
+    """An end by the signal that asked for it is clean: most programs have no handler, and uvicorn raises it again.
+    Shells, Java and Node say it as 128 and its number. SIGTERM is understood whatever mesh.toml says."""
+    asked = {int(policy.stop_signal), int(signal.SIGTERM)}
+    return how.clean or how.signal in asked or (how.code is not None and how.code - SIGNALLED in asked)
 
 
 def _newcomer_failed(agent: Agent, newcomer: Instance, text: str, now: float, policy: Policy) -> Step:
     """start-first: code that does not come up never replaces code that works."""
-    agent = replace(agent, rejection=text)
+    agent = replace(agent, rejection=_rejected_since(agent, newcomer) or text, rejected_at=now)
     start = newcomer.start
     report = Report("reload-rejected", text, newcomer.generation, now - start.asked_at, start.reason)
     return _settle(agent, policy, [report])

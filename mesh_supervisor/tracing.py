@@ -107,7 +107,10 @@ class Tracing:
         paths = [path for path in traced.paths_of(files) if trail is not None and path not in trail.known.writes]
         if trail is None or not paths:
             return False
-        trail.known = traced.wrote(trail.known, generation, paths)
+        known = traced.wrote(trail.known, generation, paths)
+        if known is trail.known:
+            return False  # more than are kept
+        trail.known = known
         self._unkept.add(agent)
         self._written = None
         return True

@@ -59,6 +59,13 @@ LONGEST_NAME = 80
 """Characters of a module's name; 1500 have to fit into a packet."""
 
 
+MOST_MODULES = 20_000
+MOST_NAMES = 1_000
+MOST_FOLDERS = 100
+LONGEST_PATH = 4096
+"""Of one agent are learnt: modules, names of the environment, .env files and site-packages folders; characters."""
+
+
 class Way(StrEnum):
     FORK = "fork"
     SPARE = "spare"
@@ -377,16 +384,22 @@ def learn(packets: Iterable[Packet], wanted: Wanted, before: Learnt | None, cold
         wanted.flags,
         _modules(parts, "modules", before.modules),
         _modules(parts, "standard", ()) if was_cold else before.standard,
-        before.names.union(_texts(parts, "names")),
-        before.dotenv.union(_texts(parts, "dotenv")),
-        before.places.union(_texts(parts, "places")),
+        _grown(before.names, _texts(parts, "names"), MOST_NAMES),
+        _grown(before.dotenv, _texts(parts, "dotenv"), MOST_FOLDERS),
+        _grown(before.places, _texts(parts, "places"), MOST_FOLDERS),
         wanted.imports,
         before.cold,
     )
 
 
 def _modules(parts: Iterable[Packet], name: str, before: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*before, *(text for text in _texts(parts, name) if is_module(text)))))
+    return tuple(dict.fromkeys((*before, *(text for text in _texts(parts, name) if is_module(text)))))[:MOST_MODULES]
+
+
+def _grown(before: frozenset[str], told: Iterable[str], most: int) -> frozenset[str]:
+    """What an agent's process says is not to be trusted: no more than ``most``, and nothing of what is known lost."""
+    new = sorted(text for text in set(told) - before if len(text) <= LONGEST_PATH)
+    return before.union(new[: max(0, most - len(before))])
 
 
 def _texts(parts: Iterable[Packet], name: str) -> list[str]:
@@ -411,11 +424,16 @@ def learn_names(
     base = made.base
     if base.names.issuperset(names) and base.dotenv.issuperset(dotenv):
         return {}
-    return {
-        agent: replace(one, names=one.names.union(names), dotenv=one.dotenv.union(dotenv))
+    seen = {
+        agent: replace(
+            one,
+            names=_grown(one.names, names, MOST_NAMES),
+            dotenv=_grown(one.dotenv, dotenv, MOST_FOLDERS),
+        )
         for agent, one in learnt.items()
         if (one.python, one.flags) == (base.python, base.flags) and base.packages <= one.packages
     }
+    return {agent: one for agent, one in seen.items() if one != learnt[agent]}
 
 
 def blamed(leave_out: Iterable[str], why: str, *, spare: bool) -> dict[str, Verdict]:

@@ -17,8 +17,10 @@ from typing import Any
 from .channel import Channel, Packet
 from .sockets import Asked, Held, HeldSockets, held_from
 
-MOST_PLACES = 64
-"""Listening sockets of one process that are kept copies of."""
+MOST_PLACES = 60
+"""Listening sockets of one process that are kept copies of. A start packet carries them all, with four more."""
+
+MOST_LIMITS = 64
 
 MOST_PARTS = 20
 """Packets of an inventory; one holds about 2,000 names."""
@@ -282,7 +284,7 @@ class Guest:
             self._modules.set_result(None)
 
     def _limit(self, what: str, why: str) -> None:
-        if len(self.limits) < MOST_PLACES:
+        if len(self.limits) < MOST_LIMITS:
             self.limits[what] = why
 
     def _over(self, why: str) -> None:

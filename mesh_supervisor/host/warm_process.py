@@ -37,6 +37,9 @@ FORK_AT_MOST = 5.0
 JUDGE_AT_MOST = 120.0
 """Seconds for one module, at the lowest priority; the guest itself gives up sooner."""
 
+MOST_UNREAD = 1000
+"""Verdicts that nobody has looked at yet."""
+
 NAMES_AT_ONCE = 1500
 """Modules of one packet."""
 
@@ -334,7 +337,7 @@ class WarmProcess:
                     self._condemn(self.why)
             case "forked" | "unforked":
                 self._answered(packet)
-            case "judged":
+            case "judged" if self._judged.qsize() < MOST_UNREAD:
                 self._judged.put_nowait(packet)
 
     def _imported(self, packet: Packet) -> None:

@@ -49,6 +49,12 @@ def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, Any],
 
     Raises OSError; Garbled, with the descriptors closed, for what is not a packet of ours.
     """
+    taken = take(sock, wait=wait)
+    return None if taken is None else (unpack(*taken), taken[1])
+
+
+def take(sock: _socket.socket, *, wait: bool = True) -> tuple[bytes, list[int]] | None:
+    """As ``receive``, but nothing is looked into yet. Raises OSError."""
     flags = _socket.MSG_CMSG_CLOEXEC | (0 if wait else _socket.MSG_DONTWAIT)
     packet, ancillary, _, _ = sock.recvmsg(LARGEST, _socket.CMSG_SPACE(MOST_DESCRIPTORS * _SIZE), flags)
     descriptors: list[int] = []
@@ -56,8 +62,11 @@ def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, Any],
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             whole = range(0, len(found) - len(found) % _SIZE, _SIZE)
             descriptors.extend(int.from_bytes(found[at : at + _SIZE], sys.byteorder) for at in whole)
-    if not packet and not descriptors:
-        return None
+    return (packet, descriptors) if packet or descriptors else None
+
+
+def unpack(packet: bytes, descriptors: list[int]) -> dict[str, Any]:
+    """Raises Garbled, with the descriptors closed."""
     try:
         message = _read(packet.decode())
     except (ValueError, RecursionError):
@@ -66,7 +75,7 @@ def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, Any],
         for fd in descriptors:
             os.close(fd)
         raise Garbled(f"not a packet: {packet[:80]!r}")
-    return message, descriptors
+    return message
 
 
 # ---- JSON: what the module ``json`` uses itself --------------------------------------------------------------------

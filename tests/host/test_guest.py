@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mesh_supervisor.host.channel import MOST_IN_A_WINDOW, MOST_UNSENT
-from mesh_supervisor.host.guest import Guest, Told
+from mesh_supervisor.host.guest import MOST_PLACES, Guest, Told
 from mesh_supervisor.host.sockets import HeldSockets
 from mesh_supervisor.runtime import wire
 
@@ -275,6 +275,42 @@ def test_garbled_packets_and_floods_close_the_channel_with_the_reason() -> None:
                     await asyncio.to_thread(other.say, "reads", files=[])
             await until(lambda: not other.guest.open)
             assert "packets" in other.limits[0][1]
+
+    asyncio.run(main())
+
+
+def test_few_packets_may_not_be_many_bytes_either() -> None:
+    large = [[f"/tmp/{number}", "x" * 1000] for number in range(100)]
+
+    async def main() -> None:
+        async with agent() as one, agent() as bystander:
+            flood = asyncio.create_task(asyncio.to_thread(send_until_refused, one, large))
+            await asyncio.to_thread(bystander.serve)  # and nobody else waits for the flood
+            await until(lambda: bystander.guest.serves(None))
+            await flood
+            await until(lambda: not one.guest.open)
+            assert "MB, in 10 s" in one.limits[0][1]
+
+    asyncio.run(main())
+
+
+def send_until_refused(one: Agent, files: list[list[str]]) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(MOST_IN_A_WINDOW):
+            one.say("reads", files=files)
+
+
+def test_as_many_sockets_as_are_kept_can_be_offered_to_the_next() -> None:
+    async def main() -> None:
+        async with agent() as one:
+            for number in range(MOST_PLACES + 5):
+                one.bind(number).listen()
+                one.say("listens", number=number, plain=False)
+            one.guest.go()
+            await until(lambda: len(one.guest.listening) == MOST_PLACES)
+            one.guest.go()
+            _, descriptors = one.guest.offer()
+            assert len(descriptors) == MOST_PLACES and len(descriptors) + 4 <= wire.MOST_DESCRIPTORS
 
     asyncio.run(main())
 

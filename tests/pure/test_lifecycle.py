@@ -285,6 +285,38 @@ def test_an_edit_that_does_not_load_is_a_rejection_and_undoing_it_clears_it() ->
     assert story.tell(life.EditUndone()).agent.rejection is None
 
 
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_an_edit_that_is_rejected_while_an_older_one_comes_stays_rejected(comes_up: bool) -> None:
+    story = running(START_FIRST).tell(life.InputsChanged("main.py")).tell(life.Spawned(2))
+    story.tell(life.EditRejected("SyntaxError"), after=1)
+    story = story.tell(life.BecameReady(2)) if comes_up else story.crash()
+    assert (story.phase(), story.agent.rejection) == (Phase.READY, "SyntaxError")
+    assert story.tell(life.EditUndone()).agent.rejection is None
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (Exit(0), "stopped"),
+        (Exit(None, 2), "stopped"),  # KeyboardInterrupt is raised again as the signal
+        (Exit(130), "stopped"),
+        (Exit(None, 15), "stopped"),
+        (Exit(143), "stopped"),
+        (Exit(None, 9), "stopped (killed by SIGKILL)"),
+        (Exit(1, None, "OSError: disk full"), "stopped (exit 1: OSError: disk full)"),
+        (Exit(131), "stopped (exit 131)"),
+    ],
+)
+def test_an_end_by_the_signal_that_asked_for_it_is_as_it_should_be(how: Exit, told: str) -> None:
+    story = running(replace(STOP_FIRST, stop_signal=2)).tell(life.Unwanted()).tell(life.Exited(1, how))
+    assert story.effects == [life.Report("stopped", told, 1)]
+
+
+def test_another_signal_than_the_one_that_asked_is_told() -> None:
+    story = running().tell(life.Unwanted()).tell(life.Exited(1, Exit(None, 2)))
+    assert story.effects == [life.Report("stopped", "stopped (killed by SIGINT)", 1)]
+
+
 def test_an_edit_never_starts_what_was_stopped_by_hand() -> None:
     story = running().tell(life.Unwanted()).gone(1).tell(life.InputsChanged("main.py"))
     assert story.phase() is Phase.STOPPED

@@ -292,6 +292,21 @@ def test_nonsense_is_nothing_learnt(nonsense: dict[str, object]) -> None:
     assert (found.modules, found.names) == ((), frozenset())
 
 
+def test_nobody_fills_the_memory_with_what_it_says() -> None:
+    told = {
+        "modules": [f"m{number}" for number in range(2 * warmth.MOST_MODULES)],
+        "names": [f"N{number}" for number in range(2 * warmth.MOST_NAMES)],
+        "places": ["/x" * warmth.LONGEST_PATH, "/site-packages"],
+    }
+    before = learn([{"modules": ["a"], "names": ["KNOWN"]}], wanted(), None, 1.0)
+    found = learn([told], wanted(), before, None)
+    assert len(found.modules) == warmth.MOST_MODULES and "a" in found.modules
+    assert len(found.names) == warmth.MOST_NAMES and "KNOWN" in found.names
+    assert found.places == {"/site-packages"}
+    recipe = warmth.Recipe("", warmth.Base(found.python, found.flags, frozenset(), frozenset(), frozenset()), ())
+    assert warmth.learn_names(recipe, {"one": found}, ["ANOTHER"], []) == {}
+
+
 def test_what_a_template_saw_its_agents_learn() -> None:
     learnt = {"one": loaded(*WEB), "more": loaded(*WEB, "httpx"), "other": loaded("flask")}
     made = template(wanted(), learnt)
