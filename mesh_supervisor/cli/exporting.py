@@ -20,6 +20,7 @@ from mesh_supervisor.export import compose as of_compose
 from mesh_supervisor.export import systemd as of_systemd
 from mesh_supervisor.export.mark import is_as_written, marked
 from mesh_supervisor.export.references import Written
+from mesh_supervisor.export.surroundings import Surroundings
 from mesh_supervisor.host.interpreter import Interpreter, find_interpreter
 from mesh_supervisor.host.kept_ports import read_kept_port
 from mesh_supervisor.host.traced import Traces
@@ -44,7 +45,7 @@ def compose(place: Place, output: Path | None, force: bool, dockerfile: Path | N
     mesh = load(place.file, os.environ, mode=Mode.PROD, mode_reason="exported", pid_one=True)
     written = Written(read_leniently(place.file))
     watching = written.table("watch").get("enabled") is not False
-    seen = of_compose.Surroundings(
+    seen = Surroundings(
         base=mesh.root if output is None else output.resolve().parent,
         written=written,
         app=str(PurePosixPath(app)),

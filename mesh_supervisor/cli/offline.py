@@ -19,6 +19,7 @@ from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.kept_ports import KeptPorts
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.traced import Traces
+from mesh_supervisor.impact import Inputs
 from mesh_supervisor.locate import Place
 from mesh_supervisor.selection import Selection
 from mesh_supervisor.spec import AgentSpec, MeshSpec
@@ -67,6 +68,13 @@ async def watch_status(place: Place, words: Sequence[str]) -> Answer:
         lines += watch_lines(name, inputs, mesh.root, gate)
     body = {"how": "off", "why": how, "roots": [], "directories": 0, "files": 0, "agents": rows}
     return Answer(ok=True, lines=tuple(lines), body=body)
+
+
+async def inputs_of_all(mesh: MeshSpec) -> dict[str, Inputs]:
+    """By agent: as they are on disk now, and as earlier runs have shown them."""
+    selection = _selection(mesh, ignore_of(mesh))
+    await selection.know_all()
+    return {name: selection.agents[name].inputs for name in mesh.agents}
 
 
 def _meant(words: Sequence[str], names: Collection[str]) -> list[str]:

@@ -116,7 +116,8 @@ def _program(mesh: MeshSpec, machine: Machine) -> Iterator[str]:
     )
     yield "Type=notify"
     program, *words = machine.command
-    yield f"ExecStart={' '.join((word(program, program=True), *map(word, (*words, '-f', mesh.file, 'up', '--prod'))))}"
+    line = (word(program, program=True), *map(word, words), "-f", word(mesh.file), "up", "--prod")
+    yield f"ExecStart={' '.join(line)}"
     yield f"ExecReload={word(machine.kill, program=True)} -HUP $MAINPID"
     yield f"WorkingDirectory={rest_of_line(mesh.root)}"
     if machine.as_root:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mesh_supervisor.wording import one_line
@@ -45,16 +45,18 @@ class Blank:
     """An empty line."""
 
 
-class Words(tuple[Scalar, ...]):
-    """A list on one line."""
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A list, on one line where it fits."""
 
-    __slots__ = ()
+    words: Sequence[Scalar]
 
 
-class Items(tuple["Rows", ...]):
+@dataclass(frozen=True, slots=True)
+class Items:
     """A list of mappings."""
 
-    __slots__ = ()
+    items: Sequence[Rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +149,11 @@ def _entry(entry: Entry, indent: str) -> Iterator[str]:
     head = f"{indent}{_key(entry.key)}:" + (f" &{entry.anchor}" if entry.anchor else "")
     value = entry.value
     if isinstance(value, Words):
-        line = f"{head} [{', '.join(map(scalar, value))}]"
-        yield from [line] if len(line) <= WIDTH else [head, *(f"{indent}  - {scalar(one)}" for one in value)]
+        line = f"{head} [{', '.join(map(scalar, value.words))}]"
+        yield from [line] if len(line) <= WIDTH else [head, *(f"{indent}  - {scalar(one)}" for one in value.words)]
     elif isinstance(value, Items):
-        yield head if value else f"{head} []"
-        for item in value:
+        yield head if value.items else f"{head} []"
+        for item in value.items:
             yield from _item(item, indent + "  ")
     elif isinstance(value, tuple):
         yield head if any(isinstance(row, Entry) for row in value) else f"{head} {{}}"

@@ -108,10 +108,10 @@ def test_how_it_reads() -> None:
 
 
 def test_a_long_list_stands_on_many_lines() -> None:
-    words = Words(f"word-number-{number}" for number in range(20))
-    text = written([Entry("key", words)])
+    words = [f"word-number-{number}" for number in range(20)]
+    text = written([Entry("key", Words(words))])
     assert max(map(len, text.splitlines())) < 120
-    assert yaml.safe_load(text) == {"key": list(words)}
+    assert yaml.safe_load(text) == {"key": words}
 
 
 # ---- the head ------------------------------------------------------------------------------------------------------
@@ -377,24 +377,27 @@ env = { KEY = "${B_KEY}" }
 
 
 def test_no_value_from_elsewhere_is_written_down(mesh: MeshFile) -> None:
-    mesh.touch("secret-folder/x", "b.env", "secret.env", content="FROM_FILE=file-5a5a\n")
+    mesh.touch("hush-folder/x", "b.env", "hush.env", content="FROM_FILE=file-5a5a\n")
     mesh.touch(".env", content="MESH_TOKEN=dotenv-9e9e\n")
-    (mesh.root / "secret-python").symlink_to("/bin/true")
+    (mesh.root / "hush-python").symlink_to("/bin/true")
     shell = {
-        **{"PROGRAM": "secret-program", "A_KEY": "secret-a", "ARGUMENT": "secret-argument", "B_KEY": "secret-b"},
-        **{
-            "FOLDER": "secret-folder",
-            "PYTHON": "secret-python",
-            "PROMPTS": "secret-prompts",
-            "SHARED": "secret-shared",
-        },
-        **{"PROFILE": "secret-profile", "ENV_FILE": "secret.env", "PROBE": "/secret-probe"},
+        "PROGRAM": "hush-program",
+        "A_KEY": "hush-a",
+        "ARGUMENT": "hush-argument",
+        "B_KEY": "hush-b",
+        "FOLDER": "hush-folder",
+        "PYTHON": "hush-python",
+        "PROMPTS": "hush-prompts",
+        "SHARED": "hush-shared",
+        "PROFILE": "hush-profile",
+        "ENV_FILE": "hush.env",
+        "PROBE": "/hush-probe",
     }
-    prompt = mesh.root / "secret-prompts/x.md"
-    inputs = Inputs(globs=globs_of(mesh.root, ["secret-prompts/**/*.md"]), matched=frozenset({prompt}))
+    prompt = mesh.root / "hush-prompts/x.md"
+    inputs = Inputs(globs=globs_of(mesh.root, ["hush-prompts/**/*.md"]), matched=frozenset({prompt}))
     made = exported(mesh, SECRETS, shell, inputs={"a": inputs, "b": Inputs()}, from_env_file=frozenset({"MESH_TOKEN"}))
     whole = made.text + "\n".join(made.warnings)
-    for value in ("secret", "literal-1f9b", "registry-77aa", "agent-c0de", "file-5a5a", "dotenv-9e9e"):
+    for value in ("hush", "literal-1f9b", "registry-77aa", "agent-c0de", "file-5a5a", "dotenv-9e9e"):
         assert value not in whole, value
     a, b = services(made)["a"], services(made)["b"]
     # Their names, each where it is needed and nowhere else.
