@@ -16,9 +16,9 @@ and an edit restarts exactly the agents that it affects."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Run": ("up", "down", "run", "exec"),
-    "Look": ("ps", "logs", "history", "events", "why", "doctor"),
+    "Look": ("ps", "logs", "history", "events", "why", "health", "ls", "doctor"),
     "Act": ("start", "stop", "restart", "reload", "apply", "watch"),
-    "Write": ("init", "check", "schema"),
+    "Write": ("init", "check", "schema", "export"),
     "More": ("registry", "completion", "version"),
 }
 

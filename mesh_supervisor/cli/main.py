@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mesh_supervisor import __version__
-from mesh_supervisor.cli import act, author, look, registry, up
+from mesh_supervisor.cli import act, author, export, health, look, registry, up
 from mesh_supervisor.cli.asking import Where
 from mesh_supervisor.cli.help import Verb, Verbs
 from mesh_supervisor.cli.terminal import complain, talk
@@ -26,6 +26,10 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+SERVICES = ("up", "run", "registry")
+"""Verbs that go on until they are told to stop: for them that is no failure."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -43,6 +47,10 @@ def options(
 ) -> None:
     """Options before any verb."""
     ctx.obj = Where(file, directory)
+    if os.getpid() == 1:
+        from mesh_supervisor.host import early
+
+        early.decide(0 if ctx.invoked_subcommand in SERVICES else None)
 
 
 def version() -> None:
@@ -52,7 +60,7 @@ def version() -> None:
 
 VERBS: tuple[Callable[..., None], ...] = (
     *(up.up, up.down),
-    *(look.ps, look.logs, look.history, look.events, look.why, look.doctor),
+    *(look.ps, look.logs, look.history, look.events, look.why, look.doctor, health.health, health.ls),
     *(act.start, act.stop, act.restart, act.reload, act.apply),
     *(author.init, author.check, author.schema, author.completion, version),
 )
@@ -65,6 +73,7 @@ app.command("exec", cls=Verb, context_settings={"ignore_unknown_options": True, 
 )
 app.add_typer(act.watch, name="watch")
 app.add_typer(registry.registry, name="registry")
+app.add_typer(export.export, name="export")
 
 
 def open_closed_streams() -> None:
@@ -72,6 +81,7 @@ def open_closed_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)  # dup2 onto itself does nothing, not even that
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
