@@ -79,7 +79,7 @@ def run(bench: Bench, chosen: Mapping[str, Callable[[Bench], Table]]) -> list[Ta
         try:
             done.append(measure(bench))
         except subprocess.CalledProcessError as error:
-            print(f"{name} is left out: {error}", flush=True)
+            print(f"{name} is left out: {error} {error.stderr or ''}", flush=True)
     return done
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,15 +26,24 @@ class Interpreters:
         self.versions: dict[str, Mapping[str, str]] = {}
 
     def of(self, kind: str) -> str:
-        """Raises CalledProcessError or OSError if its packages cannot be installed."""
+        """Raises CalledProcessError (``stderr`` says why) or OSError if its packages cannot be installed."""
         packages = KINDS[kind].packages if kind in KINDS else ()
         if not packages:
             return PYTHON
-        python = self._home / kind / "bin/python"
+        home = self._home / kind
+        python = home / "bin/python"
         if not python.exists():
-            subprocess.run([UV, "venv", "-q", "--python", PYTHON, self._home / kind], check=True)
-            subprocess.run([UV, "pip", "install", "-q", "--python", python, *packages], check=True)
+            try:
+                _run(UV, "venv", "-q", "--python", PYTHON, home)
+                _run(UV, "pip", "install", "-q", "--python", python, *packages)
+            except BaseException:
+                shutil.rmtree(home, ignore_errors=True)  # half of it would be taken for the whole next time
+                raise
         if kind not in self.versions:
             said = subprocess.run([python, "-c", LOOK, *packages], check=True, capture_output=True, text=True).stdout
             self.versions[kind] = json.loads(said)
         return str(python)
+
+
+def _run(*words: str | Path) -> None:
+    subprocess.run(words, check=True, capture_output=True, text=True)

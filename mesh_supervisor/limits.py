@@ -53,6 +53,20 @@ def cure_for(what: str, why: str) -> str:
     return ""
 
 
+def beside_predecessor(why: str) -> str:
+    """Of a newcomer that found its address taken, for mesh.toml wants it beside its predecessor. ``why``: it cannot."""
+    return (
+        f'its predecessor listens there until this one is ready (order = "start-first"), and its socket cannot be '
+        f"handed over ({why}); take `order` out of mesh.toml"
+    )
+
+
+BOUND_BY_US = (
+    'it is bound already, and handed to it as descriptor 3 (listen = "fd"): let it serve that one, as LISTEN_FDS '
+    "says, or take `listen` out of mesh.toml"
+)
+"""Of a program that binds the address which it is given."""
+
 _SOCKETS = frozenset({"sockets", "order", "gate"})
 _WARM = frozenset({"warm", "spare"})
 _ANY = frozenset[str]()

@@ -41,7 +41,7 @@ class Member:
     blocked: tuple[str, ...] | None = None
     runner: asyncio.Task[None] | None = None
     cpu_seen: tuple[float, float] | None = None  # (loop time, seconds of CPU) of the last look
-    reloaded: int = 0  # the newest generation whose reload was completed
+    served: int | None = None  # the newest generation that got ready, since `up`
     held: Held | None = None
 
     @property
@@ -73,4 +73,5 @@ def policy_of(spec: AgentSpec, mode: Mode, order: Order) -> Policy:
         order=order,
         dev=mode is Mode.DEV,
         essential=spec.essential,
+        stop_signal=spec.stop.signal,
     )

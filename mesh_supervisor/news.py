@@ -23,10 +23,11 @@ class Outputs:
 
 
 class News:
-    """``quiet``: the mesh is stopping, so that an agent stopped is no news for the log."""
+    """``quiet``: the mesh is stopping, so that an agent stopped is no news for the log. ``alone``: the agent that is
+    supervised by itself, whose end nothing comes after."""
 
-    def __init__(self, outputs: Outputs, quiet: Callable[[], bool]) -> None:
-        self._outputs, self._quiet = outputs, quiet
+    def __init__(self, outputs: Outputs, quiet: Callable[[], bool], alone: str | None = None) -> None:
+        self._outputs, self._quiet, self._alone = outputs, quiet, alone
 
     def say(self, text: str) -> None:
         """To the log, for people."""
@@ -47,15 +48,14 @@ class News:
         replaced = report.kind == "stopped" and member.state.serving is not None
         if not replaced:
             member.last = _last_words(report.kind, text, report.seconds)
-        if report.kind == "reload-completed":
-            member.reloaded = report.generation
-        line = _LINES.get("waits" if known else report.kind)
+        ended = report.kind == "failed" and name == self._alone
+        line = _LINES.get("ended" if ended else "waits" if known else report.kind)
         if report.kind in ("reload-completed", "reload-rejected") or self._was_reload(member, report):
             self._report_reload(name, member, report, text)
         elif line is not None and not replaced and not self._quiet():
             self.say(line(name, text, report))
         if report.kind in ("ready", "reload-completed"):
-            member.status = ""
+            member.status, member.served = "", report.generation
         if report.kind in _KINDS:
             details = {"generation": report.generation}
             if report.seconds is not None:
@@ -73,17 +73,18 @@ class News:
     def _was_reload(member: Member, report: Report) -> bool:
         """A crash of an instance that a reload had started and that never got ready is a reload that failed."""
         start = member.launcher.starts.get(report.generation)
-        never_ready = member.reloaded != report.generation
+        never_ready = member.served != report.generation
         return report.kind == "crashed" and start is not None and start.cause is Cause.RELOAD and never_ready
 
     def _report_reload(self, name: str, member: Member, report: Report, text: str) -> None:
         outcome = {"reload-completed": "completed", "reload-rejected": "rejected"}.get(report.kind, "failed")
-        start, phases = member.launcher.starts.get(report.generation), member.launcher.phases
+        launcher = member.launcher
+        start, phases = launcher.starts.get(report.generation), launcher.phases.get(report.generation)
         now = asyncio.get_running_loop().time()
         tried = outcome != "rejected" or report.seconds is not None
         asked_at = start.asked_at if start is not None and tried else now
         spans = {}
-        if phases is not None and tried:
+        if phases is not None and tried:  # without: no process came to be
             spans = {
                 "stop": 1000 * (phases.launched_at - phases.asked_at),
                 "start": 1000 * (phases.spawned_at - phases.launched_at),
@@ -95,7 +96,7 @@ class News:
             trigger=_trigger(reason),
             reason=reason or text,
             generation=report.generation,
-            previous=report.generation - 1 if tried else None,
+            previous=member.served if tried else None,  # not by counting: a rejected one takes a number too
             phases_ms=spans,
             total_ms=1000 * (now - asked_at),
             error=None if outcome == "completed" else text,
@@ -113,9 +114,8 @@ def _trigger(reason: str) -> str:
 def _last_words(kind: str, text: str, seconds: float | None) -> str:
     if kind in ("ready", "reload-completed"):
         return f"{'reloaded' if kind == 'reload-completed' else 'ready'} in {seconds or 0:.2f}s"
-    if kind in ("backoff", "crashloop"):
-        return text
-    return text if kind in ("crashed", "failed") else f"{kind.replace('-', ' ')}: {text}"
+    says_it_all = kind in ("backoff", "crashloop", "crashed", "failed", "stopped")
+    return text if says_it_all else f"{kind.replace('-', ' ')}: {text}"
 
 
 _LINES: Mapping[str, Callable[[str, str, Report], str]] = {
@@ -127,6 +127,7 @@ _LINES: Mapping[str, Callable[[str, str, Report], str]] = {
         f"or at once on an edit or `meshsup restart {name}`"
     ),
     "failed": lambda name, text, r: f"{name} failed: {text}; it waits for an edit or `meshsup start {name}`",
+    "ended": lambda name, text, r: f"{name} has ended: {text}",
     "waits": lambda name, text, r: f"{name} waits for an edit or `meshsup start {name}`",
     "done": lambda name, text, r: f"{name} is done",
     "reload-started": lambda name, text, r: f"Reloading {name} ({text})",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LOOK_EVERY = 0.15
 GOOD = ("ready", "done", "held")
 BAD = ("failed", "crashloop")
+TROUBLED = ("backoff", *BAD)
 
 
 class Progress(Protocol):
@@ -28,7 +29,9 @@ class Progress(Protocol):
 
 
 def wait_until_ready(client: Client, timeout: float | None) -> int:
-    """0 when all that is wanted is ready; 1, with the reasons, when something cannot be. Raises WaitTimedOut."""
+    """0 when all that is wanted is ready; 1, with the reasons, when something cannot be, or is with old code only.
+
+    Raises WaitTimedOut."""
     deadline = None if timeout is None else time.monotonic() + timeout
     with _progress() as progress:
         while True:
@@ -38,7 +41,7 @@ def wait_until_ready(client: Client, timeout: float | None) -> int:
                 break
             waiting = [view for view in views if not _ready(view)]
             if not waiting:
-                return 0
+                return _tell_rejected(views)
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimedOut(f"not ready after {timeout:g} s: {', '.join(map(_said, waiting))}; the mesh goes on")
             time.sleep(LOOK_EVERY)
@@ -46,6 +49,14 @@ def wait_until_ready(client: Client, timeout: float | None) -> int:
         complain(f"{view.name} cannot get ready: {one_line(view.failure or view.detail or view.state)}")
     talk("the rest of the mesh goes on; see `meshsup ps`")
     return 1
+
+
+def _tell_rejected(views: list[AgentView]) -> int:
+    """What is on disk, mesh.toml or a program, is not what runs."""
+    rejected = [view for view in views if view.rejection]
+    for view in rejected:
+        complain(f"{view.name} runs on as it was: {one_line(view.rejection or '')}")
+    return 1 if rejected else 0
 
 
 def _wanted(client: Client) -> list[AgentView]:
@@ -87,7 +98,8 @@ class _Lines:
     def show(self, views: list[AgentView]) -> None:
         for view in views:
             if self.seen.get(view.name) != view.state:
-                talk(f"{view.name}: {view.state}")
+                why = f" ({one_line(view.failure)})" if view.failure and view.state in TROUBLED else ""
+                talk(f"{view.name}: {view.state}{why}")
                 self.seen[view.name] = view.state
 
 

@@ -21,10 +21,12 @@ from mesh_supervisor.host.capture import Capture
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.guest import Guest
 from mesh_supervisor.host.lastwords import Failure
+from mesh_supervisor.host.handed import Queue
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.host.ports import listeners
 from mesh_supervisor.host.spawn import Swept, stop, sweep, tree
 from mesh_supervisor.lifecycle import Ended
+from mesh_supervisor.host.sockets import Held
 from mesh_supervisor.spec import AgentSpec, ExecProbe, HttpProbe, LogProbe, NotifyProbe, Probe, TcpProbe
 
 SETTLED_AFTER = 1.0
@@ -92,6 +94,7 @@ class Instance:
 
     child: Child
     spawned_at: float
+    ``handed``: the listening socket that it gets as descriptor 3.
 
     def __init__(
         self,
@@ -103,8 +106,9 @@ class Instance:
         guest: Guest | None = None,
     ) -> None:
         self.spec, self.mark, self.generation = spec, mark, generation
-        self._watchers, self._enrolled, self.guest = watchers, enrolled, guest
+        self._watchers, self._enrolled, self.guest, self._handed = watchers, enrolled, guest, handed
         self._loop = asyncio.get_running_loop()
+        handed: Held | None = None,
         self._was_ready = False
         self._said = "nothing yet"
         self._pattern = _pattern_of(spec)
@@ -182,6 +186,14 @@ class Instance:
         rule = self.spec.stop
         if at_once:
             await stop(self.child, SIGKILL, 0.0)
+    def beside_another(self) -> bool:
+        """Whether another generation of the agent lives."""
+        return False
+
+    def why_taken(self) -> str:
+        """Why somebody else has the address that it wants to bind; "": not by what mesh.toml says."""
+        return ""
+
             return
         began = self._loop.time()
         if self.guest is not None and self.guest.open and self.guest.has(None):
@@ -203,16 +215,20 @@ class Instance:
         await self._capture.finished()
         failure = self._capture.failure()
         self._close()
-        if how.code:
-            how = replace(how, last_words=_with_place(failure, self.spec.directory))
-        permanent = bool(how.code) and failure.loading and not self._was_ready
-        return Ended(how, permanent, crowded=bool(how.code) and not self._was_ready and self._was_crowded())
+        if not how.code:
+            return Ended(how)
+        words = "; ".join(filter(None, (_with_place(failure, self.spec.directory), how.last_words)))
+        if self._was_ready:
+            return Ended(replace(how, last_words=words))
+        in_use = _IN_USE.search(failure.words) is not None
+        crowded = self._was_crowded(in_use)
+        if in_use and not crowded and (why := self.why_taken()):
+            words = f"{words}: {why}"
+        return Ended(replace(how, last_words=words), failure.loading, crowded)
 
-    def _was_crowded(self) -> bool:
+    def _was_crowded(self, in_use: bool) -> bool:
         """Its predecessor has what it wanted to bind: seen, or in its last words where we cannot see (Rust, C)."""
-        if self.guest is None or not self.guest.offered_ports:
-            return False
-        return self.guest.crowded or _IN_USE.search(self._capture.last_words()) is not None
+        return self.guest is not None and bool(self.guest.offered_ports) and (self.guest.crowded or in_use)
 
     def _close(self) -> None:
         self._capture.close()
@@ -294,12 +310,20 @@ class Instance:
             await self._answer_where_registered(self._enrolled)
         elif self.spec.ready.probe is not None:
             await self._answer(self.spec.ready.probe)
-        elif self.spec.port is not None and self.spec.listen is None:
+        elif self._handed is not None:
+            await self._accept(self._handed)
+        elif self.spec.port is not None:
             await self._until(self._listens)
         else:
-            self._said = "it has just been started"
-            await asyncio.sleep(SETTLED_AFTER)
+            await self._settle()
 
+    async def _settle(self) -> None:
+        self._said = "it has just been started"
+        await asyncio.sleep(SETTLED_AFTER)
+
+        if self._handed is not None and self.beside_another():
+            # On that socket its predecessor accepts and answers too: all that can be told is whether it stays.
+            await self._settle()
     async def _answer(self, probe: Probe) -> None:
         match probe:
             case LogProbe(pattern):
@@ -370,8 +394,29 @@ class Instance:
         if not answer.ok or self._listens_itself(port):
             return answer
         if self.guest is not None and port in self.guest.offered_ports:
+    async def _accept(self, handed: Held) -> None:
+        """Something waits there in any case: a connection of ours."""
+        await probes.tcp(_connectable(self.spec.host), handed.port, self.spec.ready.timeout)
+        queue = Queue(handed)
+        if not queue.known:
+            await self._settle()
+            return
+
+        async def accepts() -> probes.Probed:
+            return queue.look()
+
+        await self._until(accepts)
+
             return probes.Probed(False, f"it has not bound port {port} yet")
-        return probes.Probed(False, f"port {port} is held by another program")
+        return probes.Probed(False, f"port {port} is taken: {self.why_taken() or 'another program listens there'}")
+
+    def _predecessors(self, port: int) -> probes.Probed | None:
+        """What an answer on its port would be worth; None: it would be its own. A plain program's predecessor has that
+        port, and would answer for it."""
+        on_its_own = self.guest is None or not self.guest.current
+        if on_its_own and port == self.spec.port and self.beside_another() and not self._listens_itself(port):
+            return probes.Probed(False, f"port {port} is taken: {self.why_taken()}")
+        return None
 
     def _listens_itself(self, port: int) -> bool:
         but = self.guest.inodes if self.guest is not None else frozenset[int]()
@@ -396,7 +441,7 @@ class Instance:
                 guest = self.guest
                 if guest is not None and not guest.current and wanted in guest.offered_ports:
                     return self._serves(guest, wanted)
-                return await probes.tcp(host, wanted, timeout)
+                return self._predecessors(wanted) or await probes.tcp(host, wanted, timeout)
             case ExecProbe(argv):
                 return await probes.exec_(replace(self.program, argv=argv), timeout, mark=f"{self.mark}/probe")
             case _:
@@ -406,7 +451,7 @@ class Instance:
         """Through a connection of its own where there is one: on a shared socket its predecessor would answer."""
         guest, port = self.guest, _port_of(url, self.spec.host)
         if guest is None or guest.current or not (guest.has(port) or port in guest.offered_ports):
-            return await probes.http(url, timeout)
+            return self._predecessors(port) or await probes.http(url, timeout)
         if not guest.open:
             return self._deaf(guest)
         served = self._serves(guest, port)

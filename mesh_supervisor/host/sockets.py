@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -18,6 +20,9 @@ from ..errors import MeshError
 BACKLOG = 2048
 """What is queued while nobody accepts. A program's own listen(5) would set it for everybody; the kernel caps it at
 net.core.somaxconn (4096 by default)."""
+
+_QUEUE = struct.Struct("=24x2I")
+"""tcpi_unacked and tcpi_sacked of struct tcp_info: of a listener, the length of its queue and the most it can be."""
 
 LINGER = 10.0
 """Seconds that callers may wait for an agent that has no instance, before they are refused as by a dead one."""
@@ -47,6 +52,17 @@ class Held:
         with contextlib.suppress(OSError):
             return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
         return False
+
+    @property
+    def waiting(self) -> int | None:
+        """Connections that nobody has accepted yet; None where the kernel does not tell, or it is closed."""
+        if sys.platform != "linux":
+            return None
+        with contextlib.suppress(OSError, struct.error):
+            told = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE.size)
+            waiting, most = _QUEUE.unpack(told)
+            return int(waiting) if most else None
+        return None
 
     def again(self) -> None:
         """Listen again: a generation may have lowered the queue for everybody, or shut the listener down."""

@@ -61,6 +61,21 @@ def test_waiting_gives_up_on_what_cannot_get_ready(mesh: FakeMesh, meshsup: Comm
     assert "meshsup: writer cannot get ready: exit 1: ValueError: no key" in done.err
 
 
+def test_waiting_says_what_it_waits_through(mesh: FakeMesh, meshsup: Command) -> None:
+    troubled = replace(VIEW, state="backoff", failure="port 8101 is already in use by nc (pid 7)")
+    mesh.later = [snapshot(mesh.place, troubled)] * 3
+    done = meshsup("up", "--wait")
+    assert done.code == 0
+    assert "planner: backoff (port 8101 is already in use by nc (pid 7))" in done.err.splitlines()
+
+
+def test_waiting_is_no_success_where_old_code_runs_on(mesh: FakeMesh, meshsup: Command) -> None:
+    mesh.now = snapshot(mesh.place, replace(VIEW, rejection="SyntaxError: planner.py:1"))
+    done = meshsup("up", "--wait")
+    assert done.code == 1
+    assert "meshsup: planner runs on as it was: SyntaxError: planner.py:1" in done.err
+
+
 def test_a_start_that_fails_says_why_with_its_code(root: Path, meshsup: Command) -> None:
     (root / "mesh.toml").write_text('[agents.planner]\ncommand = "gone.py"\n')
     for words in (("up",), ("up", "-d"), ("up", "--wait")):
