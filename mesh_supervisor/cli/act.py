@@ -87,7 +87,7 @@ watch = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is w
 @watch.command(cls=Verb)
 def status(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
     """What is watched, how, and why not. When nothing runs: by mesh.toml alone."""
-    client = client_of(ctx)
+    client = client_of(ctx, agents)
     if client.running():
         _command(ctx, "watch-status", agents, 10.0, as_json)
         return
@@ -121,4 +121,4 @@ def _command(
 ) -> None:
     if "" in (agents or []):
         raise UsageError("an empty word is no agent; leave it out to mean all")
-    tell(client_of(ctx).command(verb, timeout=timeout, agents=agents or [], **arguments), as_json)
+    tell(client_of(ctx, agents).command(verb, timeout=timeout, agents=agents or [], **arguments), as_json)
