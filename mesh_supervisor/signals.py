@@ -43,7 +43,7 @@ class Signals:
             return
         if self._supervisor.over.is_set() and self._cut_short is None:
             self._cut_short = number
-        self._supervisor.finish()
+        self._supervisor.finish(why=number.name)
 
     def apply(self) -> None:
         if self._supervisor is None or self._applying is None:

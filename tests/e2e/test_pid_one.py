@@ -96,6 +96,7 @@ def test_a_signal_stops_all_in_order(mesh: Mesh, number: signal.Signals) -> None
         assert box.wait() == 0
         left = [line["text"] for line in box.log() if "leaves" in line["text"]]
         assert left == [f"{name} leaves, and the registry says 200" for name in ("top", "middle", "base")]
+        assert box.says(f"{number.name}: stopping")
         assert box.log()[-1]["text"] == "stopped"
         assert box.errors() == ""
 
@@ -184,6 +185,16 @@ def test_sigterm_while_agents_start(mesh: Mesh, around: Surroundings) -> None:
         box.signal(signal.SIGTERM)
         assert box.wait(GRACE) == 0
         assert box.says("stopped")
+
+
+def test_sigterm_while_an_interpreter_owes_an_answer(mesh: Mesh) -> None:
+    """It is asked at the start, in a process that nobody else stops, and may take half a minute."""
+    mesh.serving("agent", keys='python = "python"')
+    mesh.write("python", "#!/bin/sh\necho asked > $(dirname $0)/asked\nsleep 600\n").chmod(0o755)
+    with boxed(mesh, ready=False) as box:
+        wait_for((mesh.root / "asked").exists)
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 0
 
 
 def test_sigterm_during_a_reload_ends_both_generations(mesh: Mesh) -> None:
