@@ -62,4 +62,4 @@ def ls(
         show(*meshes.names(found))
     elif found:
         show(*meshes.table(found))
-    talk(*(meshes.remarks(found, blind=blind, named=not quiet)))
+    talk(*(meshes.remarks(found, blind=blind)))
