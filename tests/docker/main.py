@@ -58,7 +58,10 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", metavar="IMAGE", help="an image with Python to build on, instead of python:3.13-slim")
     parser.add_argument("--compose", metavar="PATH", help="a docker-compose v2 binary, instead of `docker compose`")
     parser.add_argument("--cache", type=Path, default=_cache(), metavar="DIR", help="keeps the base that is made here")
-    return parser.parse_args(words)
+    given = parser.parse_args(words)
+    if unknown := set(given.only) - {scenario.__name__ for scenario in ALL}:
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; --list says which there are")
+    return given
 
 
 def _cache() -> Path:
@@ -93,7 +96,7 @@ def _try_all(docker: Docker, given: argparse.Namespace) -> int:
         rig = Rig(docker, base, image, context, folder, label, _compose(docker, given.compose))
         print(f"engine {docker.is_there()}, {_describe(docker, base, rig.compose)}", flush=True)
         try:
-            return _try(rig, [one for one in scenarios.ALL[1:] if not given.only or one.__name__ in given.only])
+            return _try(rig, [one for one in ALL[1:] if not given.only or one.__name__ in given.only])
         finally:
             remove_labelled(docker, label)
             docker.run("rmi", "-f", image)
