@@ -24,6 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONTEXT = (".dockerignore", "pyproject.toml", "README.md", "LICENSE", "mesh.toml", "mesh_supervisor", "examples")
 """What the example's image is built from: the repository as it is, committed or not."""
 
+NOT_FOR_THE_IMAGE = (".env", "examples/.env", ".git/config", ".mesh/owner", "examples/.mesh/owner")
+
 GOAL = "/?goal=make+tea"
 
 
@@ -118,7 +120,28 @@ def server(answer: str, before: str = "") -> str:
 
 def builds(rig: Rig) -> str:
     """The example's image builds; after an edit of an agent one layer is made anew, and nothing is installed again."""
+    for name in NOT_FOR_THE_IMAGE:
+        (rig.context / name).parent.mkdir(parents=True, exist_ok=True)
+        (rig.context / name).write_text("SECRET=1\n")
     first = rig.build(rig.image)
+    look = (
+        "--entrypoint",
+        "find",
+        rig.image,
+        "/app",
+        "/src",
+        "-name",
+        ".env",
+        "-o",
+        "-name",
+        ".mesh",
+        "-o",
+        "-name",
+        ".git",
+    )
+    assert (found := rig.docker("run", "--rm", "--label", rig.label, *look)) == "", f"in the image: {found}"
+    for name in NOT_FOR_THE_IMAGE:
+        (rig.context / name).unlink()  # others mount the context
     layers = _layers(rig, rig.image)
     again = f"{rig.image}-again"
     try:
