@@ -18,12 +18,18 @@ def health(
     agents: Agents = None,
     live: Annotated[
         bool,
-        typer.Option(
-            "--live/--ready", help="Is it worth keeping? / Do all that are wanted serve? (The default is --ready.)"
-        ),
+        typer.Option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)", show_default=False),
     ] = False,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0, max=1_000_000, metavar="SECONDS", help="No answer by then is a no.")
+        float,
+        typer.Option(
+            "--timeout",
+            min=0,
+            max=1_000_000,
+            metavar="SECONDS",
+            help="No answer by then is a no; 3 if not given.",
+            show_default=False,
+        ),
     ] = probe.TIMEOUT,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON (docs/json.md).")] = False,
 ) -> None:
