@@ -107,7 +107,7 @@ def test_no_program_no_instance_and_the_generation_is_spent(tmp_path: Path) -> N
     with pytest.raises(MeshError, match="no such file"):
         yard.launch(4)
     assert yard.launcher.instances == {}
-    assert yard.launcher.phases is None
+    assert (yard.launcher.phases, yard.launcher.starts) == ({}, {4: START})
     assert StateDir.open(tmp_path / ".mesh").last_generation("planner") == 4
 
 
