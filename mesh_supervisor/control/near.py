@@ -1,0 +1,64 @@
+"""Which supervisor a command is about: that of the whole mesh, or that of one agent by itself (`run`).
+
+Containers may share a state_dir, and a socket in it is reached from all of them. So who listens must be visible from
+here: of a process in another container the kernel tells no pid. Only the standard library; `health` starts with it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from mesh_supervisor.errors import UnknownAgent, UsageError
+from mesh_supervisor.locate import Place, control_socket
+from mesh_supervisor.own_state import own_state_dirs
+
+PATIENCE = 1.0
+"""Seconds for the kernel to take a connection; a supervisor that hangs still has its socket."""
+
+
+def answering(place: Place, words: Collection[str] = ()) -> Place:
+    """``place``, or with the state_dir of the agent that is supervised by itself here. ``words``: names and globs.
+
+    Raises UnknownAgent, or UsageError for no words, when there are several such agents and it cannot be told which.
+    """
+    own = own_state_dirs(place.state_dir)
+    if not own or _listens_here(control_socket(place.state_dir)):
+        return place
+    here = {agent: folder for agent, folder in own.items() if _listens_here(control_socket(folder))}
+    meant = [agent for agent in here if any(fnmatchcase(agent, word) for word in words)]
+    chosen = here if len(here) < 2 else meant
+    if here and len(chosen) != 1:
+        raise _undecided(words, meant, here)
+    return next((replace(place, state_dir=here[agent]) for agent in chosen), place)
+
+
+def of_agent(place: Place, agent: str) -> Place:
+    """``place``, or with the state_dir of exactly this agent, if that is what supervises it here."""
+    own = own_state_dirs(place.state_dir).get(agent)
+    if own is None or _listens_here(control_socket(place.state_dir)) or not _listens_here(control_socket(own)):
+        return place
+    return replace(place, state_dir=own)
+
+
+def _undecided(words: Collection[str], meant: Collection[str], here: Iterable[str]) -> UnknownAgent | UsageError:
+    if words and not meant:
+        return UnknownAgent(next(iter(words)), here)
+    return UsageError(f"{' and '.join(here)} are supervised here, each by itself; name one of them")
+
+
+def _listens_here(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(PATIENCE)
+        try:
+            line.connect(str(address))
+        except OSError:
+            return False
+        if not hasattr(socket, "SO_PEERCRED"):
+            return True
+        credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", credentials)[0])
