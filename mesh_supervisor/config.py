@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import count
 from pathlib import Path
@@ -24,16 +24,17 @@ from mesh_supervisor.locate import state_dir_of
 from mesh_supervisor.mesh_toml import models
 from mesh_supervisor.mesh_toml.agent_table import AgentTable, Shared
 from mesh_supervisor.mesh_toml.interpolation import CannotInterpolate
-from mesh_supervisor.mesh_toml.mistakes import printed
+from mesh_supervisor.mesh_toml.mistakes import Mistake, printed
 from mesh_supervisor.mesh_toml.programs import NotUsable, folder
 from mesh_supervisor.mesh_toml.reading import KeptPort, Reading, given, proper_name
 from mesh_supervisor.mesh_toml.toml_lines import key_lines
-from mesh_supervisor.spec import AgentSpec, LogSpec, MeshSpec, Mode, RegistrySpec, WatchSpec
+from mesh_supervisor.spec import AgentSpec, LogSpec, MeshSpec, Mode, RegistrySpec, WatchSpec, is_loopback
 from mesh_supervisor.wording import hide
 
 __all__ = ["Difference", "choose_mode", "differences", "hide", "json_schema", "load", "reference"]
 
 FIRST_REGISTRY_PORT = 8000
+REGISTRY_URL = "MESHSUP_REGISTRY_URL"
 
 
 def no_port_yet(agent: str, avoid: Collection[int]) -> int:
@@ -50,19 +51,37 @@ def load(
     watch: bool | None = None,
     debounce: float | None = None,
     pid_one: bool = False,
+    alone: str | None = None,
+    address_towards: Callable[[str], str] = lambda url: socket.gethostname(),
 ) -> MeshSpec:
     """The mesh that ``file`` describes. ``mode`` as `choose_mode` chose it; None: what the file says, else dev.
-    ``watch`` and ``debounce`` are the command line's and win. ``pid_one``: meshsup is, so it is alone in a container.
+    ``watch`` and ``debounce`` are the command line's and win. ``pid_one``: see host/container.py.
+    ``alone``: the one agent that is wanted of it (to be handed to single.alone). The other agents may be wrong then,
+    since their files and secrets are somewhere else; $MESHSUP_REGISTRY_URL names the registry; ``address_towards``
+    says under which address this machine is seen from a URL, unless another one is given to be told to others.
 
     Raises ConfigError with a sentence for each mistake that there is.
     """
     text = _text_of(file)
-    reading = Reading(file, file.parent, _tables_of(text, file.name), environ, kept_port, pid_one)
+    reading = Reading(file, file.parent, _tables_of(text, file.name), environ, kept_port, pid_one, alone)
     chosen = (mode, mode_reason) if mode is not None else None
-    spec = _mesh(reading, chosen, watch, debounce)
-    if reading.mistakes:
-        raise ConfigError(printed(file.name, reading.mistakes, key_lines(text)))
+    spec = _mesh(reading, chosen, watch, debounce, address_towards)
+    mistakes = [mistake for mistake in reading.mistakes if not _of_another(mistake, alone)]
+    if mistakes:
+        raise ConfigError(printed(file.name, mistakes, key_lines(text)))
     return spec
+
+
+def _of_another(mistake: Mistake, alone: str | None) -> bool:
+    return alone is not None and mistake.path[:1] == ("agents",) and mistake.path[1:2] != (alone,)
+
+
+def _registry_in(environ: Mapping[str, str]) -> RegistrySpec | None:
+    """The one that the engine names which starts one agent per container. Raises ConfigError for what is no URL."""
+    url = environ.get(REGISTRY_URL, "").rstrip("/")
+    if url and not _port_of(url):
+        raise ConfigError(f"{REGISTRY_URL}: is no URL; write one such as http://registry:8000")
+    return RegistrySpec("external", _port_of(url), True, (), url) if url else None
 
 
 def choose_mode(
@@ -162,8 +181,17 @@ def _syntax_sentence(told: str) -> str:
 # ---- the mesh -----------------------------------------------------------------------------------------------------
 
 
-def _mesh(reading: Reading, chosen: tuple[Mode, str] | None, watch: bool | None, debounce: float | None) -> MeshSpec:
+def _mesh(
+    reading: Reading,
+    chosen: tuple[Mode, str] | None,
+    watch: bool | None,
+    debounce: float | None,
+    address_towards: Callable[[str], str],
+) -> MeshSpec:
     reading.open()
+    registry = _registry(reading)
+    in_a_container = reading.alone is not None and (reading.pid_one or bool(reading.environ.get(REGISTRY_URL)))
+    reading.others_elsewhere = in_a_container and not is_loopback(registry.host)
     mesh, _ = reading.read(models.Mesh, reading.table("mesh"), ("mesh",), reading.variable)
     mode, reason = chosen or ((Mode(mesh.mode), "mode in mesh.toml") if mesh.mode else (Mode.DEV, "the default"))
     env_files = (reading.mesh_env_file,) if reading.mesh_env_file else ()
@@ -171,7 +199,6 @@ def _mesh(reading: Reading, chosen: tuple[Mode, str] | None, watch: bool | None,
     agents = {name: AgentTable(reading, shared, name).spec() for name in reading.merged}
     _check_ports(reading, agents)
     _check_cycles(reading, agents)
-    registry = _registry(reading)
     return MeshSpec(
         name=_name(reading, mesh.name),
         file=reading.file,
@@ -179,7 +206,7 @@ def _mesh(reading: Reading, chosen: tuple[Mode, str] | None, watch: bool | None,
         state_dir=_state_dir(reading),
         mode=mode,
         mode_reason=reason,
-        advertise=_advertise(reading, mesh.advertise, registry),
+        advertise=_advertise(reading, mesh.advertise, registry, address_towards),
         parallel_starts=mesh.parallel_starts or _cores(),
         stop_timeout=given(mesh.stop_timeout, 8.0 if reading.pid_one else 30.0),
         registry=registry,
@@ -210,12 +237,19 @@ def _state_dir(reading: Reading) -> Path:
     return state_dir
 
 
-def _advertise(reading: Reading, written: str | None, registry: RegistrySpec) -> str:
-    default = socket.gethostname() if registry.kind == "external" else "127.0.0.1"
-    return reading.environ.get("MESHSUP_ADVERTISE", "") or written or default
+def _advertise(
+    reading: Reading, written: str | None, registry: RegistrySpec, address_towards: Callable[[str], str]
+) -> str:
+    told = reading.environ.get("MESHSUP_ADVERTISE", "") or written
+    if told or registry.url is None:
+        return told or "127.0.0.1"
+    return address_towards(registry.url) if reading.alone is not None else socket.gethostname()
 
 
 def _registry(reading: Reading) -> RegistrySpec:
+    named = _registry_in(reading.environ) if reading.alone is not None else None
+    if named is not None:
+        return named
     written = reading.table("registry")
     port = reading.port_in(written.get("port")) or _free_for_registry(reading)
     table, broken = reading.read(
@@ -226,6 +260,8 @@ def _registry(reading: Reading) -> RegistrySpec:
     if table.kind == "external":
         url = (table.url or "").rstrip("/")
         return RegistrySpec("external", _port_of(url), True, (), url)
+    if reading.alone is not None:
+        return RegistrySpec("none", port)
     command = tuple(table.command or ())
     # A program of somebody else's has its port from its own words: it cannot move on to the next free one.
     return RegistrySpec(table.kind, port, bool(table.port or command), command)

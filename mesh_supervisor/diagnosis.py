@@ -94,7 +94,7 @@ class StateDirSeen:
     writable: bool = True
     ours: bool = True
     free: int | None = None
-    socket: Path | None = None  # where the control socket is instead, for this path is too long
+    socket: Path | None = None  # where the control socket is instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,7 @@ class Seen:
     open_files: tuple[int, int] = (1024, 1024 * 1024)  # soft, hard
     container: bool = False
     wsl: bool = False
+    missing: str = ""  # what this system cannot tell
 
 
 # ---- what it means ---------------------------------------------------------------------------------------------------
@@ -239,9 +240,9 @@ def _state_dir(seen: StateDirSeen | None) -> Iterator[Finding]:
         text = f"{seen.free // 2**20} MiB are left on its disk; logs and events stop when it is full"
         yield Finding("state_dir", name, text, "free some space")
     if seen.socket is not None:
-        text = f"its path is too long for a socket, which is at {seen.socket} instead"
+        text = f"its control socket is at {seen.socket}: its path is too long, or its file system has no sockets"
         yield Finding(
-            "state_dir", name, text, "a shorter mesh.state_dir, if another container is to reach it", wrong=False
+            "state_dir", name, text, "another mesh.state_dir, if another container is to reach it", wrong=False
         )
 
 
@@ -251,6 +252,8 @@ def _system(seen: Seen) -> Iterator[Finding]:
     if hard < needed:
         text = f"{counted(len(seen.agents), 'agent')} need about {needed} open files, the limit is {hard}"
         yield Finding("system", "", text, "raise it: `ulimit -Hn`, or LimitNOFILE= of the service")
+    if seen.missing:
+        yield Finding("system", "", seen.missing)
     # The soft limit is raised by us for ourselves; agents get it as it is.
     if soft < 256:
         yield Finding("system", "", f"agents may open {soft} files only", "`ulimit -n 1024` in this shell")

@@ -45,8 +45,8 @@ are done; in a cold start on a busy machine its server is not there by then, and
 
 
 def agent_id(name: str, generation: int, owner: str, *, shared: bool) -> str:
-    """``planner-0007``; with four letters of the owner where several supervisors share one registry."""
-    return f"{name}-{owner[:4]}-{generation:04d}" if shared else f"{name}-{generation:04d}"
+    """``planner-0007``; with the owner in it where several supervisors share one registry, also those of replicas."""
+    return f"{name}-{owner}-{generation:04d}" if shared else f"{name}-{generation:04d}"
 
 
 def words_of(spec: AgentSpec) -> frozenset[str]:
@@ -103,14 +103,15 @@ def state_dir_of(mesh: MeshSpec, agent: str) -> Path:
 
 
 def _ours(spec: AgentSpec, mesh: MeshSpec, generation: int, registry_url: str) -> dict[str, str]:
-    return {
+    told = {
         "PYTHONUNBUFFERED": "1",
         "MESHSUP_AGENT": spec.name,
         "MESHSUP_GENERATION": str(generation),
-        "MESHSUP_REGISTRY_URL": registry_url,
-        "MCP_MESH_REGISTRY_URL": registry_url,
         "MESHSUP_STATE_DIR": str(state_dir_of(mesh, spec.name)),
     }
+    if not registry_url:  # the agent may know of one: what it was given for that stays
+        return told
+    return {**told, "MESHSUP_REGISTRY_URL": registry_url, "MCP_MESH_REGISTRY_URL": registry_url}
 
 
 def _address(spec: AgentSpec, names: frozenset[str]) -> dict[str, str]:

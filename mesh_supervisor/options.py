@@ -15,7 +15,8 @@ class UpOptions:
 
     ``mode`` None: mesh.toml or the default decides, else ``mode_reason`` says in words why ("--prod", "meshsup is
     PID 1"). ``watch`` and ``debounce`` (seconds) None: mesh.toml decides. ``detached``: there is no terminal to write
-    the agents' lines to, nor to hang up. ``show_secrets``: values of environment are printed as they are.
+    the agents' lines to, nor to hang up. ``show_secrets``: values of environment are printed as they are. ``alone``:
+    the one agent that is supervised by itself (`run`).
     """
 
     agents: tuple[str, ...] = ()
@@ -26,6 +27,7 @@ class UpOptions:
     debounce: float | None = None
     detached: bool = False
     show_secrets: bool = False
+    alone: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -17,7 +17,10 @@ REGISTRY_PORTS = range(8000, 8100)
 
 
 def registry_url(mesh: MeshSpec) -> str:
-    """Under which agents reach it. Raises PortTaken when a port that was given belongs to somebody else."""
+    """Under which agents reach it; "" where nobody knows. Raises PortTaken when a port that was given belongs to
+    somebody else."""
+    if mesh.registry.kind == "none":
+        return ""
     if mesh.registry.kind == "external":
         assert mesh.registry.url is not None  # config.py asks for it
         return mesh.registry.url.rstrip("/")

@@ -193,6 +193,10 @@ class Selection:
     def batch(self, paths: frozenset[Path]) -> None:
         self._batches.put_nowait(paths)
 
+    def soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """It is done in its turn, between batches."""
+        self._batches.put_nowait(work)
+
     async def run(self) -> None:
         """Takes batches until cancelled."""
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from signal import Signals
 from types import MappingProxyType
 from typing import Literal
+from urllib.parse import urlsplit
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -219,13 +220,29 @@ class AgentSpec:
 class RegistrySpec:
     """``port`` is the one to listen on (embedded) or in ``url``; ``strict``: it was given, do not look for another.
 
-    ``command`` for kind "command"; ``url`` for "external" (None otherwise: http://127.0.0.1:port)."""
+    ``command`` for kind "command"; ``url`` for "external" (None otherwise: http://127.0.0.1:port). "none": of an agent
+    by itself (MeshSpec.alone) that nobody told where the registry is."""
 
-    kind: Literal["embedded", "command", "external"] = "embedded"
+    kind: Literal["embedded", "command", "external", "none"] = "embedded"
     port: int = 8000
     strict: bool = False
     command: tuple[str, ...] = ()
     url: str | None = None
+
+    @property
+    def host(self) -> str:
+        """Where it is, seen from here; "" for what is no URL."""
+        if self.url is None:
+            return "127.0.0.1"
+        try:
+            return urlsplit(self.url).hostname or ""
+        except ValueError:
+            return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it means this machine, whoever says it."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +262,8 @@ class LogSpec:
 
 @dataclass(frozen=True, slots=True)
 class MeshSpec:
-    """All that one mesh.toml describes. ``mode_reason`` says in words why the mode is what it is."""
+    """All that one mesh.toml describes. ``mode_reason`` says in words why the mode is what it is. ``alone``: the only
+    agent, which is supervised by itself (single.py)."""
 
     name: str
     file: Path
@@ -260,5 +278,6 @@ class MeshSpec:
     watch: WatchSpec = WatchSpec()
     logs: LogSpec = LogSpec()
     agents: Mapping[str, AgentSpec] = field(default_factory=lambda: MappingProxyType[str, AgentSpec]({}))
+    alone: str | None = None
     warnings: tuple[str, ...] = ()
     secrets: frozenset[str] = field(default=frozenset(), repr=False, compare=False)

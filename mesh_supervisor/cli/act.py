@@ -86,7 +86,7 @@ watch = Topic("watch", "What is watched; switch it on and off.")
 @watch.verb()
 def status(ctx: click.Context, agents: Agents = None, as_json: Json = False) -> None:
     """What is watched, how, and why not. When nothing runs: by mesh.toml alone."""
-    client = client_of(ctx)
+    client = client_of(ctx, agents)
     if client.running():
         _command(ctx, "watch-status", agents, 10.0, as_json)
         return
@@ -120,7 +120,7 @@ def _command(
 ) -> None:
     if "" in (agents or []):
         raise UsageError("an empty word is no agent; leave it out to mean all")
-    tell(client_of(ctx).command(verb, timeout=timeout, agents=agents or [], **arguments), as_json)
+    tell(client_of(ctx, agents).command(verb, timeout=timeout, agents=agents or [], **arguments), as_json)
 
 
 VERBS = {"start": start, "stop": stop, "restart": restart, "reload": reload, "apply": apply, "watch": watch}

@@ -1,4 +1,4 @@
-"""`run` and `exec`: this process becomes the program, in an agent's interpreter, folder and environment.
+"""`run` in a terminal, and `exec`: this process becomes the program, in an agent's interpreter, folder and environment.
 
 It replaces this one: terminal, process group, stdin, stdout and exit code are the program's, so that a debugger works
 and an MCP client can launch an agent over stdio. What a running mesh had of the agent is stopped before, and started
@@ -20,6 +20,7 @@ from mesh_supervisor.cli.offline import agent_of, program_of
 from mesh_supervisor.cli.terminal import talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import Answer
+from mesh_supervisor.control.near import of_agent
 from mesh_supervisor.debugging import attaching
 from mesh_supervisor.errors import MeshError, NotRunning
 from mesh_supervisor.host.children import Program
@@ -44,7 +45,7 @@ class Start:
 
 def run(place: Place, agent: str, debug: Debug | None = None) -> NoReturn:
     """Become the agent, in the place of what the mesh has of it. Raises MeshError: nothing was stopped then."""
-    client = Client(place)
+    client = Client(of_agent(place, agent))
     debugger = _debugger(client, agent, debug) if debug is not None else None
     how = "run" if debug is None else "run --debug"
     try:
@@ -60,7 +61,7 @@ def run(place: Place, agent: str, debug: Debug | None = None) -> NoReturn:
 
 def execute(place: Place, agent: str, command: Sequence[str]) -> NoReturn:
     """Become ``command`` with everything around it as the agent has it."""
-    program = _alone(place, agent, _registry_url(Client(place))).program
+    program = _alone(place, agent, _registry_url(Client(of_agent(place, agent)))).program
     _become(Program(tuple(command), program.environ, program.directory))
 
 

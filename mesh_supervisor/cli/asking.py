@@ -16,6 +16,7 @@ from mesh_supervisor.cli.parameters import argument, option
 from mesh_supervisor.cli.terminal import complain, show, show_json, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import AgentView, Answer
+from mesh_supervisor.control.near import answering
 from mesh_supervisor.errors import UnknownAgent
 from mesh_supervisor.locate import Place, locate, read_leniently
 
@@ -38,8 +39,15 @@ def place_of(ctx: click.Context) -> Place:
     return where.place()
 
 
-def client_of(ctx: click.Context) -> Client:
-    return Client(place_of(ctx))
+def running_place(ctx: click.Context, agents: Sequence[str] | None = ()) -> Place:
+    """Where the supervisor keeps its state that is asked, or was when nothing runs. ``agents``: names and globs.
+
+    Raises UnknownAgent, UsageError: several agents run here by themselves, and it cannot be told which is meant."""
+    return answering(place_of(ctx), agents or ())
+
+
+def client_of(ctx: click.Context, agents: Sequence[str] | None = ()) -> Client:
+    return Client(running_place(ctx, agents))
 
 
 def complete_agents(ctx: click.Context, incomplete: str) -> list[str]:

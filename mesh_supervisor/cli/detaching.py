@@ -13,6 +13,7 @@ from click.exceptions import Exit
 from mesh_supervisor.cli.terminal import talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import ConfigError, NotRunning
+from mesh_supervisor.host.service_manager import without_invitation
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.locate import Place
 from mesh_supervisor.options import UpOptions
@@ -57,7 +58,14 @@ def _start(place: Place, options: UpOptions, output: Path) -> subprocess.Popen[b
         raise ConfigError(f"{output}: cannot be written ({error.strerror}); move it away") from error
     with os.fdopen(descriptor, "wb") as file:
         os.set_blocking(descriptor, True)
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+        return subprocess.Popen(
+            argv,
+            env=without_invitation(),  # the service manager waits for this process, not for that one
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
 
 
 def _wait(client: Client, process: subprocess.Popen[bytes]) -> int | None:

@@ -65,6 +65,7 @@ def look(place: Place) -> Seen:
         open_files=surroundings.open_files(),
         container=surroundings.in_container(),
         wsl=surroundings.in_wsl(),
+        missing=surroundings.missing(),
     )
     return seen if mesh is None else _of_mesh(seen, mesh, snapshot)
 

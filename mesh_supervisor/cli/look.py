@@ -8,10 +8,9 @@ from typing import Annotated
 import click
 from click.exceptions import Exit
 
-from mesh_supervisor.cli.asking import Agents, Json, chosen, client_of, place_of, tell
+from mesh_supervisor.cli.asking import Agents, Json, chosen, client_of, place_of, running_place, tell
 from mesh_supervisor.cli.parameters import argument, option
 from mesh_supervisor.cli.terminal import show, show_json, talk
-from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import UsageError
 from mesh_supervisor.locate import absolute
 
@@ -33,7 +32,7 @@ def ps(
 
     if output not in ("", "wide"):
         raise UsageError(f"-o {output}: there is only `-o wide`; --json prints JSON")
-    snapshot = client_of(ctx).snapshot()
+    snapshot = client_of(ctx, agents).snapshot()
     views = chosen(snapshot.agents, agents or [])
     if as_json:
         body = snapshot.to_json()
@@ -67,7 +66,7 @@ def logs(
     wanted = reading.Wanted.of(agents or [], lines=lines, since=since, grep=grep, previous=previous)
     if follow and previous:
         raise UsageError("--previous has ended; it cannot be followed")
-    reading.print_logs(Client(place_of(ctx)), wanted, follow=follow, as_json=as_json)
+    reading.print_logs(client_of(ctx, agents), wanted, follow=follow, as_json=as_json)
 
 
 def history(
@@ -76,7 +75,7 @@ def history(
     """Reloads: what caused them, and how long each phase took. Works also when nothing runs."""
     from mesh_supervisor.cli import happened
 
-    happened.print_history(place_of(ctx), agents or [], lines=lines, since=since, as_json=as_json)
+    happened.print_history(running_place(ctx, agents), agents or [], lines=lines, since=since, as_json=as_json)
 
 
 def events(
@@ -97,7 +96,7 @@ def events(
     from mesh_supervisor.cli import happened
 
     wanted = happened.Wanted.of(agents or [], kinds or [], lines=lines, since=since)
-    happened.print_events(Client(place_of(ctx)), wanted, follow=not no_follow, as_json=as_json)
+    happened.print_events(client_of(ctx, agents), wanted, follow=not no_follow, as_json=as_json)
 
 
 def why(

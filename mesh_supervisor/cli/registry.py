@@ -51,6 +51,8 @@ def list_agents(
     from mesh_supervisor.cli.table import aligned
 
     address = (url or client_of(ctx).snapshot().registry_url).rstrip("/")
+    if not address:
+        raise RegistryError("nothing says where the registry is; name it with --url")
     body = _agents(address)
     if as_json:
         show_json(body)

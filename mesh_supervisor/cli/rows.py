@@ -143,7 +143,7 @@ def remarks(snapshot: Snapshot) -> list[str]:
     if snapshot.config_error:
         mistakes, kept = snapshot.config_error.splitlines(), "the last valid configuration is kept:"
         said += [f"{kept} {mistakes[0]}"] if len(mistakes) == 1 else [kept, *mistakes]
-    if not snapshot.registry_up:
+    if snapshot.registry_url and not snapshot.registry_up:
         said.append(f"the registry does not answer at {snapshot.registry_url}")
     return [painted_remark(text) for text in (*said, *snapshot.warnings)]
 

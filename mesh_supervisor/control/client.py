@@ -31,7 +31,11 @@ class Client:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.path = control_socket(place.state_dir)
+
+    @property
+    def path(self) -> Path:
+        """Its control socket. Looked for each time: one that starts meanwhile may have to choose another place."""
+        return control_socket(self.place.state_dir)
 
     def running(self) -> bool:
         """Whether somebody answers. Raises MeshError when that cannot be told (no permission, no answer in time)."""
@@ -40,6 +44,11 @@ class Client:
         except NotRunning:
             return False
         return True
+
+    def elsewhere(self) -> bool:
+        """Whether what answers is a process that cannot be seen from here: of another container. Raises NotRunning."""
+        with self.supervisor() as process:
+            return process.pid is None and hasattr(socket, "SO_PEERCRED")
 
     def snapshot(self) -> Snapshot:
         return Snapshot.from_json(self._ask("GET", "/snapshot", timeout=LOOK))

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ..lifecycle import Exit
@@ -25,6 +27,8 @@ living: dict[int, Child] = {}
 expected: set[int] = set()
 """Tags (sweep.py) of instances that are being forked for us. Such a one may have ended before we learn its pid: then
 its exit is not the reaper's to collect."""
+
+_KIB = 1024
 
 _AGAIN = 0.005  # seconds; what ended while its first parent lived becomes ours as soon as that one is gone
 
@@ -39,13 +43,16 @@ class Program:
 
 
 class Child:
-    """One process of ours, from its spawn until it is reaped. ``exit`` is None while it runs."""
+    """One process of ours, from its spawn until it is reaped. ``exit`` is None while it runs. ``killed``: we sent it
+    SIGKILL. ``peak``: the most memory that it has had, in bytes, once it has ended; None: nobody knows."""
 
     def __init__(self, pid: int, program: Program, mark: str) -> None:
         self.pid = pid
         self.program = program
         self.mark = mark
         self.exit: Exit | None = None
+        self.killed = False
+        self.peak: int | None = None
         self._ended: asyncio.Future[None] | None = None
         self._stops: list[asyncio.Event] = []
         self._pidfd = _open_pidfd(pid)
@@ -68,6 +75,7 @@ class Child:
     def send(self, number: int, *, group: bool = True) -> None:
         """The signal to its process group, or to it alone, unless it is reaped: until then its pid is nobody else's."""
         if self.exit is None:
+            self.killed = self.killed or number == signal.SIGKILL
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(self.pid, number)
 
@@ -106,13 +114,19 @@ class Child:
         if sys.platform != "linux" or self._pidfd is None:
             return
         try:
-            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             self._collect_later()
             return
         if result is not None:
+            self._reap()
             exited = result.si_code == os.CLD_EXITED
             self._finish(Exit(result.si_status) if exited else Exit(None, result.si_status))
+
+    def _reap(self) -> None:
+        """Of a zombie of ours the pid is nobody else's, and by its pid the kernel tells more."""
+        with contextlib.suppress(ChildProcessError):  # a sweep was quicker
+            self.peak = os.wait4(self.pid, os.WNOHANG)[2].ru_maxrss * _KIB
 
     def _collect_later(self) -> None:
         """It has ended, and is not our child: not yet, or not any more."""
@@ -151,13 +165,17 @@ class Child:
         self._pidfd = None
 
 
-def _open_pidfd(pid: int) -> int | None:
-    """None where the system has none: macOS, Linux before 5.3."""
+@cache
+def pidfds_work() -> bool:
+    """Not on macOS, Linux before 5.3, gVisor, and behind a filter of system calls that is older than they are."""
     if sys.platform != "linux":
-        return None
+        return False
     try:
-        return os.pidfd_open(pid)
+        os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
-        if error.errno == errno.ENOSYS:
-            return None
-        raise
+        return error.errno not in (errno.ENOSYS, errno.EPERM)
+    return True
+
+
+def _open_pidfd(pid: int) -> int | None:
+    return os.pidfd_open(pid) if sys.platform == "linux" and pidfds_work() else None

@@ -65,11 +65,12 @@ def mounts(table: Path = Path("/proc/self/mountinfo")) -> Mounts:
         left, _, right = line.partition(" - ")
         fields = left.split()
         if len(fields) > 4 and right:
-            types[_unescaped(fields[4])] = right.split()[0]
+            types[unescaped(fields[4])] = right.split()[0]
     return Mounts(types)
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """A path as the tables of mounts write it."""
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(code, character)
     return text

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from . import procfs
 from .children import Child, Program
 from .sweep import MARK
 
@@ -38,7 +39,9 @@ class Guardian:
         return self._child.pid if self._child is not None and self._child.exit is None else None
 
     def start(self) -> None:
-        """OSError when no process can be started."""
+        """OSError when no process can be started. Without a /proc there is none: it could find nobody."""
+        if not procfs.ours:
+            return
         self._spawn()
         self._keeper = asyncio.create_task(self._keep())
 

@@ -36,10 +36,14 @@ def main(import_path: str, owner: str, report: str) -> None:
 
 def close_inherited() -> None:
     """What the supervisor's own parent left open: whoever waits for the other end must not wait for the guardian."""
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208
-        if int(name) > 2:
+    try:
+        opened = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208
+    except OSError:
+        opened = list(range(4096))  # no /dev
+    for fd in opened:
+        if fd > 2:
             with contextlib.suppress(OSError):  # the one that listed them
-                os.close(int(name))
+                os.close(fd)
 
 
 if __name__ == "__main__":

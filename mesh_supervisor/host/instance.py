@@ -6,10 +6,11 @@ What agent.py calls a Process. It finds out; what follows from it is decided in 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGKILL
 from typing import Protocol
@@ -20,13 +21,14 @@ from mesh_supervisor.host import notify, probes, procfs
 from mesh_supervisor.host.capture import Capture
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.guest import Guest
-from mesh_supervisor.host.lastwords import Failure
 from mesh_supervisor.host.handed import Queue
+from mesh_supervisor.host.lastwords import Failure
 from mesh_supervisor.host.lines import Line
+from mesh_supervisor.host.memory import OutOfMemory
 from mesh_supervisor.host.ports import listeners
+from mesh_supervisor.host.sockets import Held
 from mesh_supervisor.host.spawn import Swept, stop, sweep, tree
 from mesh_supervisor.lifecycle import Ended
-from mesh_supervisor.host.sockets import Held
 from mesh_supervisor.spec import AgentSpec, ExecProbe, HttpProbe, LogProbe, NotifyProbe, Probe, TcpProbe
 
 SETTLED_AFTER = 1.0
@@ -71,12 +73,14 @@ class Enrolled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watchers:
-    """What an instance tells those around it. Called in the event loop; must not block."""
+    """What an instance tells those around it. Called in the event loop; must not block. ``memory``: knows why somebody
+    was killed."""
 
     line: Callable[[Line], None]
     slow: Callable[[str], None]
     status: Callable[[str], None]
     swept: Callable[[list[Swept]], None]
+    memory: OutOfMemory = field(default_factory=OutOfMemory)
 
 
 class Starter(Protocol):
@@ -90,11 +94,11 @@ class Instance:
     """``start`` comes first. ``mark``: OWNER/agent/generation. ``guest``: the runtime that will be in its process.
 
     ``enrolled`` is asked of agents that register themselves: they are not ready before they are registered.
+    ``handed``: the listening socket that it gets as descriptor 3.
     """
 
     child: Child
     spawned_at: float
-    ``handed``: the listening socket that it gets as descriptor 3.
 
     def __init__(
         self,
@@ -104,11 +108,11 @@ class Instance:
         watchers: Watchers,
         enrolled: Enrolled | None,
         guest: Guest | None = None,
+        handed: Held | None = None,
     ) -> None:
         self.spec, self.mark, self.generation = spec, mark, generation
         self._watchers, self._enrolled, self.guest, self._handed = watchers, enrolled, guest, handed
         self._loop = asyncio.get_running_loop()
-        handed: Held | None = None,
         self._was_ready = False
         self._said = "nothing yet"
         self._pattern = _pattern_of(spec)
@@ -128,6 +132,7 @@ class Instance:
 
     async def start(self, program: Program, starter: Starter) -> None:
         """Raises SpawnError; OSError without descriptors. Then, and when it is cancelled, there is no process."""
+        self._watchers.memory.look()
         try:
             self.child = await starter(self._told(program), output=self._capture.output, mark=self.mark)
         except BaseException:
@@ -168,6 +173,8 @@ class Instance:
         for what in ("runtime", "sockets", "gate", "drain"):
             if what in guest.limits:
                 return guest.limits[what]
+        if not procfs.ours:
+            return "without a /proc nobody can tell which ports it has bound besides"
         unseen = sorted({port for _, port in listeners(tree(self.child.pid), but=guest.inodes)})
         if unseen:
             return f"port {unseen[0]} is bound where the runtime does not see it"
@@ -179,13 +186,6 @@ class Instance:
             return "it listens on no port, so that two of it could do the same work twice"
         return None
 
-    # ---- its end -----------------------------------------------------------------------------------------------------
-
-    async def stop(self, *, at_once: bool, replaced: bool) -> None:
-        """``replaced``: another generation serves, so that streams may go on for ``drain`` seconds."""
-        rule = self.spec.stop
-        if at_once:
-            await stop(self.child, SIGKILL, 0.0)
     def beside_another(self) -> bool:
         """Whether another generation of the agent lives."""
         return False
@@ -194,6 +194,13 @@ class Instance:
         """Why somebody else has the address that it wants to bind; "": not by what mesh.toml says."""
         return ""
 
+    # ---- its end -----------------------------------------------------------------------------------------------------
+
+    async def stop(self, *, at_once: bool, replaced: bool) -> None:
+        """``replaced``: another generation serves, so that streams may go on for ``drain`` seconds."""
+        rule = self.spec.stop
+        if at_once:
+            await stop(self.child, SIGKILL, 0.0)
             return
         began = self._loop.time()
         if self.guest is not None and self.guest.open and self.guest.has(None):
@@ -209,6 +216,7 @@ class Instance:
     async def ended(self) -> Ended:
         """Waits for the exit, sweeps what it left, reads its output to the end."""
         how = await self.child.wait()
+        how = self._watchers.memory.explained(how, ours=self.child.killed, peak=self.child.peak)
         swept = await sweep(self.mark, self.child)
         if swept:
             self._watchers.swept(swept)
@@ -250,6 +258,8 @@ class Instance:
     def _is_mine(self, pid: int) -> bool:
         if pid == self.child.pid:
             return True
+        if not procfs.ours:
+            return _is_in_session(pid, self.child.pid)
         process = procfs.look(pid)
         return (process is not None and process.session == self.child.pid) or pid in tree(self.child.pid)
 
@@ -306,6 +316,9 @@ class Instance:
             self._watchers.slow(f"{self._said}: make it read PORT, or change port in mesh.toml")
 
     async def _become_ready(self) -> None:
+        if self._handed is not None and self.beside_another():
+            # On that socket its predecessor accepts and answers too: all that can be told is whether it stays.
+            await self._settle()
         if self._enrolled is not None:
             await self._answer_where_registered(self._enrolled)
         elif self.spec.ready.probe is not None:
@@ -321,9 +334,6 @@ class Instance:
         self._said = "it has just been started"
         await asyncio.sleep(SETTLED_AFTER)
 
-        if self._handed is not None and self.beside_another():
-            # On that socket its predecessor accepts and answers too: all that can be told is whether it stays.
-            await self._settle()
     async def _answer(self, probe: Probe) -> None:
         match probe:
             case LogProbe(pattern):
@@ -384,16 +394,6 @@ class Instance:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.guest.changed.wait(), seconds)
 
-    async def _listens(self) -> probes.Probed:
-        """Its port accepts, and it is a process of this instance that listens there, not a stranger."""
-        port = self.spec.port
-        assert port is not None
-        if self.guest is not None and self.guest.has(port):
-            return self._serves(self.guest, port)
-        answer = await probes.tcp(_connectable(self.spec.host), port, self.spec.ready.timeout)
-        if not answer.ok or self._listens_itself(port):
-            return answer
-        if self.guest is not None and port in self.guest.offered_ports:
     async def _accept(self, handed: Held) -> None:
         """Something waits there in any case: a connection of ours."""
         await probes.tcp(_connectable(self.spec.host), handed.port, self.spec.ready.timeout)
@@ -407,6 +407,16 @@ class Instance:
 
         await self._until(accepts)
 
+    async def _listens(self) -> probes.Probed:
+        """Its port accepts, and it is a process of this instance that listens there, not a stranger."""
+        port = self.spec.port
+        assert port is not None
+        if self.guest is not None and self.guest.has(port):
+            return self._serves(self.guest, port)
+        answer = await probes.tcp(_connectable(self.spec.host), port, self.spec.ready.timeout)
+        if not answer.ok or self._listens_itself(port):
+            return answer
+        if self.guest is not None and port in self.guest.offered_ports:
             return probes.Probed(False, f"it has not bound port {port} yet")
         return probes.Probed(False, f"port {port} is taken: {self.why_taken() or 'another program listens there'}")
 
@@ -419,6 +429,9 @@ class Instance:
         return None
 
     def _listens_itself(self, port: int) -> bool:
+        """Without a /proc whoever accepts there is believed: before the start nobody did."""
+        if not procfs.ours:
+            return True
         but = self.guest.inodes if self.guest is not None else frozenset[int]()
         return any(found == port for _, found in listeners(tree(self.child.pid), but=but))
 
@@ -502,6 +515,13 @@ class Instance:
                 return f"not live: no WATCHDOG=1 for {self._watchdog_every:g} s"
             if self._tripped:
                 return "not live: it said WATCHDOG=trigger"
+
+
+def _is_in_session(pid: int, session: int) -> bool:
+    try:
+        return os.getsid(pid) == session
+    except OSError:  # gone
+        return False
 
 
 def _with_place(failure: Failure, directory: Path) -> str:

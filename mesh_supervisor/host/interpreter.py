@@ -7,8 +7,10 @@ the agent is executed: only what every start of that Python executes (``.pth`` f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -281,26 +283,55 @@ def ask(
     """Its stdout, when it runs ``code`` with ``told`` on stdin. Blocks; raises InterpreterError. The exit code is not
     asked: whoever reaps orphans may have taken it."""
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [python, *flags, "-c", code, *words],
-            input=told,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=PATIENCE,
             env=dict(environ),
             cwd=directory,
             start_new_session=True,
-            check=False,
         )
     except OSError as error:
         raise InterpreterError(f"cannot run {python}: {error.strerror}; make the environment again") from error
-    except subprocess.TimeoutExpired:
-        raise InterpreterError(f"{python} does not answer within {PATIENCE:g} s; does it start at all?") from None
-    if not done.stdout:
-        last = done.stderr.strip().rpartition("\n")[2]
+    with process:
+        out, trouble = _answer_of(process, told)
+    if trouble is None:
+        raise InterpreterError(f"{python} does not answer within {PATIENCE:g} s; does it start at all?")
+    if not out:
+        last = trouble.strip().rpartition("\n")[2]
         raise InterpreterError(f"{python} does not start: {last or 'it says nothing'}")
-    return done.stdout
+    return out
+
+
+_asked: set[subprocess.Popen[str]] = set()
+
+
+def _answer_of(process: subprocess.Popen[str], told: str) -> tuple[str, str | None]:
+    """(stdout, stderr); None for stderr when it did not answer in time."""
+    _asked.add(process)
+    try:
+        return process.communicate(told, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        _silence(process)
+        return "", None
+    finally:
+        _asked.discard(process)
+
+
+def hang_up() -> None:
+    """Nobody waits for an answer any more. Otherwise the thread that does would hold up the end of this process."""
+    for process in list(_asked):
+        _silence(process)
+
+
+def _silence(process: subprocess.Popen[str]) -> None:
+    """With all that it has started, which would keep its pipes open: a `python` may be somebody's shell script."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _stamp(environment: Environment) -> object:

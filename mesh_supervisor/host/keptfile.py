@@ -48,7 +48,31 @@ def write_once(path: Path, content: bytes) -> bool:
             path.hardlink_to(beside)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _write_new(path, content)
     return True
+
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK, errno.EXDEV})
+"""What file systems without hard links say: FAT, many network file systems, folders shared with a virtual machine."""
+
+
+def _write_new(path: Path, content: bytes) -> bool:
+    """Not quite the same: who reads it in between finds less than everything."""
+    try:
+        _write(path, content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Raises FileExistsError, OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
 
 
 @contextlib.contextmanager
@@ -58,9 +82,7 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     beside.unlink(missing_ok=True)
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        _write(beside, content)
         yield beside
     finally:
         beside.unlink(missing_ok=True)

@@ -1,17 +1,29 @@
-"""Whether this machine, or this container, has memory to spare."""
+"""Whether this machine, or this container, has memory to spare; and who was killed because it had not."""
 
 from __future__ import annotations
 
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from signal import SIGKILL
+
+from ..lifecycle import Exit
+from . import cgroups
 
 SHARE = 0.15
 """Below this share of what there is, nothing is started that nobody asked for."""
 
-_CGROUP = Path("/sys/fs/cgroup")
+KILLED = 128 + SIGKILL
+"""The exit code of a shell whose program was killed."""
+
+TOGETHER = 5.0
+"""Seconds in which those that the kernel killed at once are reaped."""
 
 
 def is_short() -> bool:
-    return any(free < SHARE * whole for free, whole in (_machine(), _container()) if whole)
+    return any(free < SHARE * whole for free, whole in (_machine(), *map(_group, cgroups.around_us())) if whole)
 
 
 def _machine() -> tuple[int, int]:
@@ -24,16 +36,11 @@ def _machine() -> tuple[int, int]:
     return found.get("MemAvailable", 0), found.get("MemTotal", 0) if len(found) == 2 else 0
 
 
-def _container() -> tuple[int, int]:
-    """The same in bytes, by the control group that this process sees as the root of all."""
-    limit, used = _text(_CGROUP / "memory.max").strip(), _text(_CGROUP / "memory.current").strip()
-    if not limit.isdecimal() or not used.isdecimal():
-        return 0, 0
+def _group(group: cgroups.Group) -> tuple[int, int]:
+    """The same in bytes; without a limit unknown."""
+    limit, used = group.limit(), group.used()
     # The page cache counts as used, and is given back when it is asked for.
-    cache = sum(
-        int(line.split()[1]) for line in _text(_CGROUP / "memory.stat").splitlines() if line.startswith("file ")
-    )
-    return int(limit) - int(used) + cache, int(limit)
+    return (0, 0) if limit is None or used is None else (limit - used + group.page_cache(), limit)
 
 
 def _text(path: Path) -> str:
@@ -41,3 +48,72 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+# ---- out of memory ---------------------------------------------------------------------------------------------------
+
+
+class OutOfMemory:
+    """Tells the kernel, out of memory, from others who send SIGKILL: it counts its victims, before they end.
+
+    A count says how many, not who. So a death by SIGKILL that nobody here sent is that of a victim if there is one that
+    is not accounted for; ``look`` takes note of those that were no first process of an instance (a worker), so that a
+    later death is not put down to them, and ``say`` is told.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        self._groups = cgroups.around_us()
+        self._say = say
+        self._seen = self._count()
+        self._open = 0  # victims that nobody has accounted for
+        self._since = 0.0
+
+    def look(self) -> None:
+        """Before something is started: what the kernel killed until now is over."""
+        if self._victims():
+            self._open = 0
+            self._say(f"the kernel has killed a process: {self._reason(None)}")
+
+    def explained(self, how: Exit, *, ours: bool, peak: int | None) -> Exit:
+        """How a first process ended, with the reason if it was this. ``ours``: we sent it SIGKILL. ``peak``: the most
+        memory that it had, in bytes."""
+        victims = self._victims()
+        if ours or not victims or how.clean:
+            return how
+        self._open -= 1
+        if how.signal == SIGKILL or how.code == KILLED:
+            return replace(how, why=self._reason(peak))
+        if how.code is None:
+            self._open += 1  # SIGSEGV and the like: another story
+            return how
+        # It ends by itself because a process of its own was killed.
+        words = f"a process here was killed: {self._reason(None)}"
+        return replace(how, last_words=f"{how.last_words}; {words}" if how.last_words else words)
+
+    def _victims(self) -> int:
+        """How many there are that are not accounted for; older ones were nobody's first process."""
+        now, count = time.monotonic(), self._count()
+        if self._open and now > self._since + TOGETHER:
+            self._open = 0
+        if count > self._seen:
+            self._open += count - self._seen
+            self._seen, self._since = count, now
+        return self._open
+
+    def _count(self) -> int:
+        """In our own control group, whoever's limit it was; else on the whole machine."""
+        own = self._groups[0].kills() if self._groups else None
+        return (own if own is not None else cgroups.machine_kills()) or 0
+
+    def _reason(self, peak: int | None) -> str:
+        """``out of memory (limit of the container 512 MiB; it used 480 MiB)``"""
+        found = cgroups.tightest(self._groups)
+        where = f"limit of {found[0].name} {_mib(found[1])}" if found is not None else "of the whole machine"
+        # A spawned process begins with the peak of who spawned it: below ours it says nothing.
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        used = f"; it used {_mib(peak)}" if peak is not None and peak > own else ""
+        return f"out of memory ({where}{used})"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"

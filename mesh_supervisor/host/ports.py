@@ -51,10 +51,12 @@ def free_port(preferred: Sequence[int] = (), *, taken: Collection[int] = ()) -> 
 
 
 def listeners(pids: Iterable[int], *, but: Collection[int] = ()) -> set[tuple[str, int]]:
-    """(host, port) of every TCP socket in LISTEN that one of these processes has open. ``but``: inodes of those that
-    do not count."""
+    """(host, port) of every TCP socket in LISTEN that one of these processes has open, as far as that can be seen
+    (procfs.ours). ``but``: inodes of those that do not count."""
     if sys.platform != "linux":
         return _listeners_by_psutil(pids)
+    if not procfs.ours:
+        return set()
     inodes = {inode for pid in pids for inode in _socket_inodes(pid)}.difference(but)
     return {(one.host, one.port) for one in _listening() if one.inode in inodes} if inodes else set()
 
@@ -122,6 +124,8 @@ def _user(uid: int) -> str:
 
 def _owner_of(inode: int) -> int | None:
     """The lowest pid that has it open: of a server with workers, the parent. None: none that we may look into."""
+    if not procfs.ours:
+        return None
     names = (name for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
     return next((pid for pid in sorted(map(int, names)) if inode in _socket_inodes(pid)), None)
 
@@ -143,7 +147,7 @@ def _socket_inodes(pid: int) -> Iterator[int]:
 
 
 def _listening() -> Iterator[Listener]:
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):  # /proc/net is not there with ProcSubset=pid
         for line in procfs.read(path).splitlines()[1:]:
             fields = line.split()
             if len(fields) > 9 and fields[3] == _LISTENING:

@@ -76,12 +76,23 @@ class Reaper:
         self._due = False
         if self._loop is None:
             return
-        zombies = _foreign_zombies()
-        kept = [zombie for zombie in zombies if _is_waited_for(zombie)]
-        for zombie in zombies:
-            if zombie not in kept or self._waited_enough(zombie):
-                _reap(zombie.pid)
+        kept = [one for one in _foreign_zombies() if not self._take(one)] if self._more_than_orphans() else []
         self._come_again(kept)
+
+    def _more_than_orphans(self) -> bool:
+        """Reap the first zombie while it is an orphan. Whether there may be others, behind one that is not: those are
+        found by a look at all children, and a thousand of them may be alive."""
+        while (pid := _first_zombie()) is not None:
+            if pid in living or not self._take(_seen(pid)):
+                return True
+        return False
+
+    def _take(self, zombie: procfs.Process) -> bool:
+        """Reap it, unless somebody waits for it."""
+        if _is_waited_for(zombie) and not self._waited_enough(zombie):
+            return False
+        _reap(zombie.pid)
+        return True
 
     def _waited_enough(self, zombie: procfs.Process) -> bool:
         assert self._loop is not None
@@ -93,25 +104,14 @@ class Reaper:
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        delay = _GRACE if self._seen else _AGAIN
-        if self._loop is not None and (self._seen or _others_may_be_hidden()):
-            self._later = self._loop.call_later(delay, self.reap)
-
-
-def _foreign_zombies() -> list[procfs.Process]:
-    if not procfs.ours:
-        first = _first_zombie()
-        return [] if first is None or first in living else [_seen_without_proc(first)]
-    pids = procfs.children(os.getpid())
-    if pids is None:
-        looks = [one for one in procfs.everything().values() if one.parent == os.getpid()]
-    else:
-        looks = [one for one in (procfs.look(pid) for pid in pids if pid not in living) if one is not None]
-    return [one for one in looks if one.state == "Z" and one.pid not in living]
+        if self._seen and self._loop is not None:
+            self._later = self._loop.call_later(_GRACE, self.reap)
+        elif not procfs.ours and self._loop is not None and _first_zombie() is not None:
+            self._later = self._loop.call_later(_AGAIN, self.reap)
 
 
 def _first_zombie() -> int | None:
-    """The kernel tells of one at a time, and always of the same one until that is reaped."""
+    """Any child that has ended. The kernel names one at a time, the same until it is reaped."""
     if sys.platform != "linux":
         return None
     try:
@@ -121,12 +121,24 @@ def _first_zombie() -> int | None:
     return found.si_pid if found is not None else None
 
 
-def _seen_without_proc(pid: int) -> procfs.Process:
-    return procfs.Process(pid, "", "Z", os.getpid(), 0, os.getsid(pid), 0, 0.0, 0)
+def _foreign_zombies() -> list[procfs.Process]:
+    if not procfs.ours:
+        first = _first_zombie()
+        return [] if first is None or first in living else [_seen(first)]
+    pids = procfs.children(os.getpid())
+    if pids is None:
+        looks = [one for one in procfs.everything().values() if one.parent == os.getpid()]
+    else:
+        looks = [one for one in (procfs.look(pid) for pid in pids if pid not in living) if one is not None]
+    return [one for one in looks if one.state == "Z" and one.pid not in living]
 
 
-def _others_may_be_hidden() -> bool:
-    return not procfs.ours and _first_zombie() is not None
+def _seen(pid: int) -> procfs.Process:
+    """A zombie of ours, as far as it can be seen: without a /proc, or out of descriptors, its session can."""
+    try:
+        return procfs.look(pid) or procfs.Process(pid, "", "Z", os.getpid(), 0, os.getsid(pid), 0, 0.0, 0)
+    except ProcessLookupError:  # a sweep was quicker
+        return procfs.Process(pid, "", "Z", os.getpid(), 0, 0, 0, 0.0, 0)
 
 
 def _is_waited_for(zombie: procfs.Process) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
 import struct
@@ -23,6 +24,20 @@ net.core.somaxconn (4096 by default)."""
 
 _QUEUE = struct.Struct("=24x2I")
 """tcpi_unacked and tcpi_sacked of struct tcp_info: of a listener, the length of its queue and the most it can be."""
+
+_SO_ATTACH_FILTER = 26
+_INSTRUCTION = struct.Struct("=HBBI")
+_NO_NEWCOMERS = b"".join(
+    _INSTRUCTION.pack(*words)
+    for words in (
+        (0x30, 0, 0, 13),  # load the flags of the TCP header
+        (0x54, 0, 0, 0x12),  # and SYN | ACK
+        (0x15, 0, 1, 0x02),  # only SYN?
+        (0x06, 0, 0, 0),  # the packet was never here
+        (0x06, 0, 0, 0xFFFFFFFF),
+    )
+)
+"""A classic BPF program (linux/filter.h) for a listener."""
 
 LINGER = 10.0
 """Seconds that callers may wait for an agent that has no instance, before they are refused as by a dead one."""
@@ -63,6 +78,17 @@ class Held:
             waiting, most = _QUEUE.unpack(told)
             return int(waiting) if most else None
         return None
+
+    def take_no_more(self) -> None:
+        """In no process: whoever comes now is not answered, and comes again when nobody listens; whoever waits already
+        can still be accepted. A queue that is closed cuts those off. It cannot be undone; where the system has nothing
+        like it, all stays as it is."""
+        if sys.platform != "linux" or self.sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        code = ctypes.create_string_buffer(_NO_NEWCOMERS)
+        with contextlib.suppress(OSError):
+            program = struct.pack("HL", len(_NO_NEWCOMERS) // _INSTRUCTION.size, ctypes.addressof(code))
+            self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
     def again(self) -> None:
         """Listen again: a generation may have lowered the queue for everybody, or shut the listener down."""
@@ -150,5 +176,8 @@ class HeldSockets:
             self._linger = asyncio.get_running_loop().call_later(LINGER, self.release)
 
     def release(self) -> None:
+        """Nobody will take them over. Those who wait are for the instance that is still there, if there is one."""
         self.keep()
+        for one in self._held:
+            one.take_no_more()
         self.hold(())

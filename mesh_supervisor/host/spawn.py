@@ -20,7 +20,7 @@ from pathlib import Path
 from ..errors import MeshError
 from ..lifecycle import Exit
 from . import procfs
-from .children import Child, Program, living
+from .children import Child, Program, living, pidfds_work
 from .reaper import Reaper, adopts_orphans, become_subreaper
 from .sweep import MARK, Swept, orphans, remains, remains_anywhere, seize, sweep_all, sweep_owner, tag_of
 
@@ -47,6 +47,9 @@ _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", 
 
 LAST_WORDS = 0.2
 """Seconds for those at the end of a pipeline, once nobody writes to them any more."""
+
+_LOOK_AGAIN = 0.02
+"""Seconds, where the end of a process that is no child of ours can only be looked for."""
 
 _own_files: str = ""
 """The soft limit of open files as it was before `allow_many_files`: what programs are started with."""
@@ -210,6 +213,9 @@ def _tell(child: Child, number: int) -> list[procfs.Process]:
 
 async def _see_off(child: Child, untold: list[procfs.Process], number: int) -> None:
     """Wait for those of the session that outlive its first process; the last to go are those that were not told."""
+    if not procfs.ours:
+        while _signal_rest_of_group(child, 0):  # noqa: ASYNC110 (they have all been told; nobody tells of their end)
+            await asyncio.sleep(_LOOK_AGAIN)
     waiting = {(process.pid, process.started) for process in untold}
     for process in _companions(child):
         _signal_one(process, signal.SIGCONT)
@@ -244,6 +250,9 @@ def _signal_one(process: procfs.Process, number: int) -> None:
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError):  # gone, not ours to signal, or out of descriptors: the sweep is still to come
+        if not pidfds_work():
+            os.kill(process.pid, number)  # it was looked at a moment ago
+            return
         pidfd = seize(process)
         if pidfd is not None:
             try:
@@ -254,7 +263,11 @@ def _signal_one(process: procfs.Process, number: int) -> None:
 
 async def _end_of(process: procfs.Process) -> None:
     """Returns when it is dead, reaped or not. Works for processes that are not our children."""
-    pidfd = seize(process)
+    while not pidfds_work() and (found := procfs.look(process.pid)) is not None:
+        if found.over or found.started != process.started:
+            return
+        await asyncio.sleep(_LOOK_AGAIN)
+    pidfd = seize(process) if pidfds_work() else None
     if pidfd is None:
         return
     loop = asyncio.get_running_loop()
@@ -265,6 +278,18 @@ async def _end_of(process: procfs.Process) -> None:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+def _signal_rest_of_group(child: Child, number: int) -> bool:
+    """Without a /proc: to what an ended instance left of its process group, the only thing that is known of it. Whether
+    there is something. While there is, the number is nobody else's."""
+    if living.get(child.pid, child) is not child:
+        return False
+    try:
+        os.killpg(child.pid, number)
+    except OSError:  # nobody, or nobody that we may signal
+        return False
+    return True
 
 
 def _is_shell(pid: int) -> bool:
@@ -282,7 +307,10 @@ async def sweep(mark: str, leader: Child | None = None) -> list[Swept]:
     if leader is not None:
         await leader.left_alone()
     pid = leader.pid if leader is not None and leader.exit is not None and leader.pid not in living else None
-
+    if not procfs.ours:
+        if leader is not None and pid is not None:
+            _signal_rest_of_group(leader, signal.SIGKILL)
+        return []
     if not adopts_orphans() or procfs.children(os.getpid()) is None:
         return await asyncio.to_thread(sweep_all, lambda: remains_anywhere(mark, pid, frozenset(living)))
     if not orphans(living):

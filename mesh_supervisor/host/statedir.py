@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,7 +18,11 @@ from pathlib import Path
 import tomli_w
 
 from mesh_supervisor.errors import AlreadyRunning, ConfigError
+from mesh_supervisor.host.holder import doubt, holder_in, ourselves, refusal
 from mesh_supervisor.host.keptfile import read_kept, write_kept, write_once
+from mesh_supervisor.locate import STATE_HOME
+from mesh_supervisor.own_state import own_state_dir
+from mesh_supervisor.spec import MeshSpec
 
 OWNER_LENGTH = 8
 HIGHEST_GENERATION = 2**31
@@ -25,13 +30,16 @@ HIGHEST_GENERATION = 2**31
 
 
 class StateDir:
-    """``open`` it, then ``lock`` it before anything is written. Paths that others need are attributes."""
+    """``open`` it, then ``lock`` it before anything is written. Paths that others need are attributes. ``doubt``: what
+    people should know about the lock; "" when all is well."""
 
     def __init__(self, path: Path, owner: str, generations: dict[str, int]) -> None:
         self.path = path
         self.owner = owner
         self._generations = generations
+        self.doubt = ""
         self._lock: int | None = None
+        self._fleeting = False
 
     @classmethod
     def open(cls, path: Path) -> StateDir:
@@ -47,6 +55,16 @@ class StateDir:
         except OSError as error:
             raise _unusable(path, error) from error
 
+    @classmethod
+    def of(cls, mesh: MeshSpec) -> StateDir:
+        """Where this mesh keeps its state; an agent by itself in a folder of its own, since its mesh, the other agents
+        and its replicas may use the same state_dir, each in a container of its own. Raises ConfigError."""
+        state = cls.open(mesh.state_dir)
+        if mesh.alone is not None:
+            state = cls.open(own_state_dir(mesh.state_dir, mesh.alone))
+            state._fleeting = True
+        return state
+
     def lock(self) -> None:
         """Held until the process ends, however it ends. Raises AlreadyRunning, ConfigError."""
         try:
@@ -56,22 +74,31 @@ class StateDir:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _pid_in(descriptor)
+            holder = holder_in(descriptor)
             os.close(descriptor)
-            raise AlreadyRunning(
-                f"a supervisor (pid {holder}) already runs this mesh; `meshsup down` ends it"
-            ) from None
-        except OSError as error:  # a file system without locks
+            raise AlreadyRunning(refusal(self.path, holder)) from None
+        except OSError as error:
             os.close(descriptor)
-            raise _unusable(self.path, error) from error
+            raise ConfigError(
+                f"mesh.state_dir: {self.path} lies on a file system without locks ({error.strerror}); "
+                f"name another folder, or set {STATE_HOME}"
+            ) from error
         self._lock = descriptor
+        self.doubt = doubt(self.path, holder_in(descriptor))
         # For people only: a full disk, or a pipe in its place, must not stop a supervisor that holds the lock.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(descriptor, str(ourselves()).encode(), 0)
+
+    def end(self) -> None:
+        """After an orderly end, while it is still locked: what is of one container only goes with it."""
+        if self._fleeting:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def unlock(self) -> None:
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock, 0)  # let go of in order
             os.close(self._lock)
             self._lock = None
 
@@ -101,14 +128,6 @@ class StateDir:
     def keep_unwatched(self, agents: Collection[str]) -> None:
         """Raises OSError."""
         write_kept(self.path / "watch.toml", tomli_w.dumps({"disabled": sorted(agents)}).encode())
-
-
-def _pid_in(lock: int) -> str:
-    try:
-        text = os.pread(lock, 20, 0).strip()
-    except OSError:
-        return "unknown"
-    return text.decode() if text.isdigit() else "unknown"
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..diagnosis import SYNC, Inotify, InterpreterSeen, PortSeen, StateDirSeen
-from ..locate import LONGEST_SOCKET, control_socket
+from ..locate import control_socket
 from ..spec import AgentSpec, CommandLine
 from . import procfs
 from .filesystems import mounts
@@ -167,7 +167,7 @@ def lossy_roots(roots: Iterable[Path]) -> tuple[tuple[Path, str], ...]:
 def state_dir_seen(path: Path) -> StateDirSeen:
     place = next(folder for folder in (path, *path.parents) if folder.exists())
     found = place.stat()
-    socket = control_socket(path) if len(os.fsencode(path / "control.sock")) > LONGEST_SOCKET else None
+    socket = control_socket(path)
     return StateDirSeen(
         path,
         there=place == path,
@@ -175,7 +175,17 @@ def state_dir_seen(path: Path) -> StateDirSeen:
         writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
         ours=found.st_uid == os.getuid(),
         free=shutil.disk_usage(place).free,
-        socket=socket,
+        socket=socket if socket.parent != path else None,
+    )
+
+
+def missing() -> str:
+    """What a mesh has to do without here, because there is no /proc of its own; "" when nothing is missing."""
+    if procfs.ours:
+        return ""
+    return (
+        "no /proc that shows the processes of this mesh (`mount -t proc proc /proc` makes one): `ps` has no CPU and no "
+        "memory, agents are reloaded stop-first, and of what one leaves behind only its process group is killed"
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from signal import Signals
 
 from mesh_supervisor import warmth
+from mesh_supervisor.host import procfs
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.host.memory import is_short
@@ -110,6 +111,8 @@ class Warmth:
 
     def expect(self, wanted: Iterable[Wanted]) -> None:
         """These agents are about to start: begin at once with what was learnt about them in earlier runs."""
+        if not procfs.ours:
+            return
         for one in wanted:
             self._know(one)
         for key, recipe in warmth.templates(self._decisions(), self._recency).items():
@@ -122,6 +125,9 @@ class Warmth:
 
         Cancelled, it leaves no process. The descriptors of ``order`` stay the caller's.
         """
+        if not procfs.ours:
+            self._how[wanted.agent] = How(Way.COLD, "without a /proc nobody can tell what may be forked")
+            return None
         self._know(wanted)
         with self._a_start():
             child, how = await self._launch(wanted, order)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -349,11 +350,21 @@ def _limit_sentence(error: OSError) -> str:
     """Why inotify cannot be used, and what to do about it."""
     if error.errno == errno.EMFILE and not _may_open_files():
         return "the limit of open files is reached (raise it with 'ulimit -n 65536')"
-    names = {errno.ENOSPC: ("max_user_watches", 1_048_576), errno.EMFILE: ("max_user_instances", 1024)}
+    names = {errno.ENOSPC: ("watches", 1_048_576), errno.EMFILE: ("instances", 1024)}
     if error.errno not in names:
         return f"inotify cannot be used: {error.strerror or error}"
     name, better = names[error.errno]
-    return f"the limit fs.inotify.{name} is reached (raise it with 'sudo sysctl fs.inotify.{name}={better}')"
+    whole, own = f"fs.inotify.max_user_{name}", f"user.max_inotify_{name}"
+    if _setting(own) < _setting(whole):  # that of this user namespace: of a container that has one
+        return f"the limit {own} of this user namespace is reached (raise it with 'sysctl {own}={better}' inside)"
+    return f"the limit {whole} is reached (raise it with 'sudo sysctl {whole}={better}', for a container on its host)"
+
+
+def _setting(name: str) -> float:
+    try:
+        return int(Path("/proc/sys", *name.split(".")).read_text())
+    except (OSError, ValueError):
+        return math.inf
 
 
 def _may_open_files() -> bool:

@@ -192,7 +192,7 @@ class Mesh(Table):
     advertise: Host | None = key(
         "host",
         "The host that others are told. `MESHSUP_ADVERTISE` wins over it.",
-        shown="`127.0.0.1`; this machine's name with an external registry",
+        shown="`127.0.0.1`; this machine's name with an external registry; the address that it sees in `meshsup run`",
     )
     parallel_starts: AtLeastOne | None = key("number", "How many agents start at once.", shown="the number of cores")
     stop_timeout: Seconds | None = key(

@@ -55,7 +55,8 @@ class Address:
 
 @dataclass(slots=True)
 class Reading:
-    """One reading of one file: what was found so far, and what is wrong."""
+    """One reading of one file: what was found so far, and what is wrong. ``alone``: the one agent that it is read for;
+    ``others_elsewhere``: the others are on machines that have their names, as services of Compose and Kubernetes do."""
 
     file: Path
     root: Path
@@ -63,6 +64,8 @@ class Reading:
     environ: Mapping[str, str]
     kept_port: KeptPort
     pid_one: bool
+    alone: str | None = None
+    others_elsewhere: bool = False
     mistakes: list[Mistake] = field(default_factory=list)
     secrets: set[str] = field(default_factory=set)
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -199,10 +202,12 @@ class Reading:
             raise CannotInterpolate(
                 f"${{agents.{agent}.url}}: no agent is called '{agent}'{suggestion(agent, tuple(self.merged))}"
             )
-        url = self.addresses[agent].url
-        if url is None:
+        address = self.addresses[agent]
+        if self.others_elsewhere and agent != self.alone:
+            address = Address(agent, address.port)
+        if address.url is None:
             raise CannotInterpolate(f"${{agents.{agent}.url}}: {agent} has no port; give it one")
-        return url
+        return address.url
 
     def _addresses(self) -> dict[str, Address]:
         """Ports and hosts before all else, since the rest may speak of them. Mistakes are told when they are read."""

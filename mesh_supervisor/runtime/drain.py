@@ -16,7 +16,7 @@ import time
 
 from . import serving, threads
 from .drain_manner import LONG_QUIET, QUIET, Manner
-from .drain_sockets import Accepted, Address, address_of, is_held_by_children, is_listener, quieten
+from .drain_sockets import Accepted, Address, address_of, is_held_by_children, is_listener, quieten, takes_the_last
 from .hints import Any, Callable
 from .link import Link
 
@@ -88,7 +88,11 @@ class Retirement:
     def retire(self, patience: float, done: Callable[[], None]) -> None:
         """As serving.Server.retire. Nothing is accepted any more when it returns."""
         began = time.monotonic()
-        quieten(self._learn())
+        listeners = self._learn()
+        # Those in the queue of a listener that nobody takes over would be cut off.
+        while takes_the_last(listeners) and time.monotonic() < min(began + patience, order.deadline) - patience / 2:
+            time.sleep(SHORTEST)
+        quieten(listeners)
         threads.start(self._finish, began, patience, done)
 
     def _finish(self, began: float, patience: float, done: Callable[[], None]) -> None:

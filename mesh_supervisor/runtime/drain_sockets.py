@@ -16,6 +16,10 @@ from .hints import Any, Iterator
 NOWHERE = "127.213.77.1"
 """An address of this machine that nobody asks."""
 
+SO_GET_FILTER = 26
+LARGEST_FILTER = 1024
+"""Instructions; the kernel tells as many bytes as there are, and refuses less."""
+
 Address = Any
 """As getsockname() gives it."""
 
@@ -35,6 +39,19 @@ def quieten(listeners: list[int]) -> None:
             _replace(fd, epolls)
         except OSError:
             continue  # closed in between
+
+
+def takes_the_last(listeners: list[int]) -> bool:
+    """Whether connections wait for one of these to which no more can come (Held.take_no_more of host/sockets.py)."""
+    return any(_asked(fd, _takes_the_last) for fd in listeners)
+
+
+def _takes_the_last(sock: _socket.socket) -> bool:
+    if not sock.getsockopt(_socket.SOL_SOCKET, SO_GET_FILTER, LARGEST_FILTER):
+        return False
+    # struct tcp_info of a listener: 24 bytes on, where a connection has its unacknowledged segments, is its queue.
+    told = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 28)
+    return len(told) == 28 and memoryview(told)[24:].cast("I")[0] > 0
 
 
 def _replace(fd: int, epolls: list[int]) -> None:

@@ -427,5 +427,5 @@ def test_announcement() -> None:
         "demo", ROOT / "mesh.toml", ROOT, ROOT / ".mesh", registry=RegistrySpec("external", url="http://reg:8000")
     )
     spec = AgentSpec("planner", SCRIPT.command, ROOT, port=8101, capabilities=(Capability("plan"),))
-    assert announcement_of(spec, shared, 7, "abcd1234").id == "planner-abcd-0007"
+    assert announcement_of(spec, shared, 7, "abcd1234").id == "planner-abcd1234-0007"
     assert announcement_of(spec, shared, 7, "abcd1234").capabilities == (Capability("plan"),)

@@ -15,6 +15,17 @@ from tests.docker.engine import Docker, DockerError, wait_for
 
 AGENT_PORTS = {"clock": 8101, "weather": 8102, "retriever": 8103, "planner": 8104}
 
+MEMORY = """
+import glob, os
+def share(path):
+    try:
+        return sum(int(line.split()[1]) for line in open(path) if line.startswith("Pss:"))
+    except OSError:
+        return 0
+own = f"/proc/{os.getpid()}/smaps_rollup"
+print(sum(share(path) for path in glob.glob("/proc/[0-9]*/smaps_rollup") if path != own))
+"""
+
 ZOMBIES = """
 import glob
 states = [open(path).read().rpartition(") ")[2].split() for path in glob.glob("/proc/[0-9]*/stat")]
@@ -39,10 +50,10 @@ class Container:
         """stdout and stderr."""
         return self.docker.run("logs", self.name, both=True).stdout
 
-    def messages(self) -> list[str]:
-        """What `meshsup` itself said, out of its JSON lines."""
+    def messages(self, agent: str = "meshsup") -> list[str]:
+        """What `meshsup` itself said, or an agent, out of the JSON lines."""
         said = (json.loads(line) for line in self.logs().splitlines())
-        return [line["text"] for line in said if line["agent"] == "meshsup" and "text" in line]
+        return [line["text"] for line in said if line["agent"] == agent and "text" in line]
 
     def healthy(self) -> bool:
         state = self.state()
@@ -73,6 +84,10 @@ class Container:
         """(zombies, processes), counted inside."""
         zombies, processes = self.execute("python3", "-c", ZOMBIES).split()
         return int(zombies), int(processes)
+
+    def memory(self) -> float:
+        """MB of all its processes, shared pages counted once."""
+        return int(self.execute("python3", "-c", MEMORY)) * 1024 / 1e6
 
     # ---- its agents, from outside --------------------------------------------------------------------------------
 

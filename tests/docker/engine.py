@@ -117,8 +117,8 @@ def running_engine() -> Docker:
 def own_engine(folder: Path) -> Iterator[Docker]:
     """An engine whose data, socket and network are its own, gone afterwards. Raises NoEngine where that cannot be.
 
-    It makes no firewall rules, since those would stay, and could be another engine's: ports that are published on
-    127.0.0.1 are served by its proxy, and builds need ``--network host``.
+    It makes no firewall rules but one, since those would stay, and could be another engine's: ports that are published
+    on 127.0.0.1 are served by its proxy, and builds need ``--network host``.
     """
     for command in ("docker", "dockerd", "ip"):
         if shutil.which(command) is None:
@@ -126,7 +126,7 @@ def own_engine(folder: Path) -> Iterator[Docker]:
     if os.geteuid() != 0:
         raise NoEngine("--start-engine: only root can start an engine")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _bridge() as (bridge, pool), (folder / "dockerd.log").open("wb") as log:
+    with _bridge() as (bridge, pool), _let_through(pool), (folder / "dockerd.log").open("wb") as log:
         socket = f"unix://{folder}/docker.sock"
         # fmt: off
         dockerd = subprocess.Popen(
@@ -142,6 +142,7 @@ def own_engine(folder: Path) -> Iterator[Docker]:
             yield docker
         finally:
             _end(dockerd)
+            _unmount_below(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -161,6 +162,13 @@ def _end(dockerd: subprocess.Popen[bytes]) -> None:
         dockerd.wait()
 
 
+def _unmount_below(folder: Path) -> None:
+    """It leaves the network namespace of `--network host` mounted, and, when it was killed, the containers' roots."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in reversed([mount for mount in mounts if mount.startswith(f"{folder}/")]):
+        subprocess.run(["umount", "-l", mount], capture_output=True, check=False)
+
+
 @contextlib.contextmanager
 def _bridge() -> Iterator[tuple[str, str]]:
     """A network interface for the containers, which no other engine uses, and addresses for networks of Compose.
@@ -176,7 +184,26 @@ def _bridge() -> Iterator[tuple[str, str]]:
         _ip("link", "del", name)
 
 
+@contextlib.contextmanager
+def _let_through(pool: str) -> Iterator[None]:
+    """Another engine of this host may forbid what it did not allow itself, also from container to container."""
+    rule = ("FORWARD", "-s", pool, "-d", pool, "-j", "ACCEPT")
+    if shutil.which("iptables") is None:
+        yield
+        return
+    _admin("iptables", "-w", "-I", *rule)
+    try:
+        yield
+    finally:
+        _admin("iptables", "-w", "-D", *rule)
+
+
 def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    _admin("ip", *words)
+
+
+def _admin(*words: str) -> None:
+    """Raises NoEngine when it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoEngine(f"--start-engine: ip {' '.join(words)}: {done.stderr.strip()}")
+        raise NoEngine(f"--start-engine: {' '.join(words)}: {done.stderr.strip()}")

@@ -113,9 +113,9 @@ def _compose(docker: Docker, given: str | None) -> tuple[str, ...] | None:
 
 def _try(rig: Rig, wanted: Sequence[Callable[[Rig], str]]) -> int:
     """Each, one after the other; without the image none."""
-    failed = skipped = 0
-    built = _one(scenarios.builds, rig)
-    results = [built, *(_one(scenario, rig) for scenario in wanted)] if built is not False else [built]
+    results = [_one(scenarios.builds, rig)]
+    if results[0] is not False:
+        results += [_one(scenario, rig) for scenario in wanted]
     failed, skipped = results.count(False), results.count(None)
     print(f"{results.count(True)} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from benchmarks.load import Load, http_load
 from mesh_supervisor.control.messages import AgentView, Snapshot
+from mesh_supervisor.locate import control_socket
 
 MESHSUP = Path(sys.executable).with_name("meshsup")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -241,7 +242,7 @@ class Mesh:
         """From the control socket, as ``ps`` reads it, but cheap enough to be asked often. OSError: nothing runs."""
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(10)
-            line.connect(str(self.state_dir / "control.sock"))
+            line.connect(str(control_socket(self.state_dir)))
             line.sendall(b"GET /snapshot HTTP/1.0\r\nHost: mesh\r\n\r\n")
             with http.client.HTTPResponse(line) as answer:
                 answer.begin()

@@ -258,7 +258,7 @@ def _opened(mesh: Mesh) -> list[str]:
             if not _open_to_all(folder):
                 closed.setdefault(folder, []).append(place)
                 break
-    lines = []
+    lines: list[str] = []
     for folder, places in closed.items():
         if mesh.root.is_relative_to(folder):
             pytest.skip(f"{folder}, around the mesh, is not readable for other users")

@@ -162,7 +162,7 @@ def test_an_inotify_limit_is_said_and_polling_takes_over(mesh: Mesh) -> None:
         (mesh.root / f"many/{number}").mkdir(parents=True)
     up = mesh.foreground("up", before=unshare)
     mesh.wait_ready()
-    wait_for(lambda: "max_user_watches" in up.output() + mesh.log())
+    wait_for(lambda: "max_inotify_watches" in up.output() + mesh.log())
     mesh.write("agent.py", server("agent two"))
     mesh.wait_answer("agent", "agent two")
     assert "polling" in mesh.ok("watch", "status")

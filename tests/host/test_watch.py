@@ -726,7 +726,7 @@ def test_no_watches_left_means_polling_and_names_the_limit(root: Path) -> None:
     make_folders(root, 50)
     written(root / "a.py")
     notice, how, reported = in_user_namespace(LIMITED, "max_inotify_watches", str(root), "20", "now")
-    assert "fs.inotify.max_user_watches" in notice
+    assert "the limit user.max_inotify_watches of this user namespace is reached" in notice
     assert "sysctl" in notice
     assert how == "polling"
     assert reported == "batch ['a.py']"
@@ -736,7 +736,7 @@ def test_no_watches_left_while_watching_means_polling_from_then_on(root: Path) -
     written(root / "a.py")
     before, notice, how, reported = in_user_namespace(LIMITED, "max_inotify_watches", str(root), "20", "later")
     assert before == "inotify"
-    assert "fs.inotify.max_user_watches" in notice
+    assert "user.max_inotify_watches" in notice
     assert how == "polling"
     assert reported == "batch ['a.py']"
 
@@ -744,7 +744,7 @@ def test_no_watches_left_while_watching_means_polling_from_then_on(root: Path) -
 def test_no_instance_left_means_polling_and_names_the_limit(root: Path) -> None:
     written(root / "a.py")
     notice, how, reported = in_user_namespace(LIMITED, "max_inotify_instances", str(root), "0", "now")
-    assert "fs.inotify.max_user_instances" in notice
+    assert "user.max_inotify_instances" in notice
     assert how == "polling"
     assert reported == "batch ['a.py']"
 

@@ -22,9 +22,8 @@ SHARED = replace(MESH, registry=RegistrySpec("external", url="http://reg:8000"))
 def told(
     spec: AgentSpec = SPEC, mesh: MeshSpec = MESH, shell: Mapping[str, str] | None = None, **more: Any
 ) -> dict[str, str]:
-    return build(
-        spec, mesh, shell=shell or {}, generation=7, owner="abcd1234", registry_url="http://127.0.0.1:8000", **more
-    )
+    given = {"registry_url": "http://127.0.0.1:8000", **more}
+    return build(spec, mesh, shell=shell or {}, generation=7, owner="abcd1234", **given)
 
 
 # ---- precedence ------------------------------------------------------------------------------------------------------
@@ -125,8 +124,14 @@ def test_an_sdk_agent_without_a_port_is_told_its_host_but_no_port() -> None:
 
 
 def test_ids_tell_owners_apart_where_a_registry_is_shared() -> None:
-    assert told(mesh=SHARED, frameworks=["mesh"])["MCP_MESH_AGENT_ID"] == "planner-abcd-0007"
+    assert told(mesh=SHARED, frameworks=["mesh"])["MCP_MESH_AGENT_ID"] == "planner-abcd1234-0007"
     assert agent_id("a", 12345, "abcd1234", shared=False) == "a-12345"
+
+
+def test_where_nobody_knows_of_a_registry_the_agent_may() -> None:
+    shell = {"MCP_MESH_REGISTRY_URL": "http://registry:8000"}
+    assert told(shell=shell, registry_url="")["MCP_MESH_REGISTRY_URL"] == "http://registry:8000"
+    assert "MESHSUP_REGISTRY_URL" not in told(registry_url="")
 
 
 # ---- the virtual environment -----------------------------------------------------------------------------------------

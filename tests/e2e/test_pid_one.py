@@ -1,0 +1,348 @@
+"""``ENTRYPOINT ["meshsup", "up"]``: as PID 1 of a PID namespace, in surroundings like those of containers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from mesh_supervisor.host import procfs
+from tests.e2e.harness import Mesh, get, server, wait_for
+from tests.e2e.namespaces import Box, Surroundings, boxed
+
+GRACE = 10.0
+"""Seconds that `docker stop` waits before it kills."""
+
+SOMEBODY = 12345  # of whom no passwd file knows
+
+DEAF = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+
+STUBBORN = "stop = { timeout = 600 }"
+NEVER_IN_TIME = "stop_timeout = 600"
+
+
+def says_goodbye(name: str) -> str:
+    """Source that says so when it is told to stop, and whether the registry still answers then."""
+    return f"""
+        import http.client, signal, sys, urllib.parse
+
+        def leave(*_):
+            registry = http.client.HTTPConnection(urllib.parse.urlsplit(os.environ["MESHSUP_REGISTRY_URL"]).netloc)
+            registry.request("GET", "/health")
+            print("{name} leaves, and the registry says", registry.getresponse().status, flush=True)
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, leave)
+        """
+
+
+# ---- orphans ---------------------------------------------------------------------------------------------------------
+
+ORPHANS = 1000
+FORKS = f"""
+import os, time
+for number in range({ORPHANS}):
+    first = os.fork()
+    if first == 0:
+        if os.fork() == 0:
+            os.setsid() if number % 2 else None
+            while os.getppid() != 1:
+                time.sleep(0.0005)
+            os.write(1, b"an orphan ends\\n")
+            os._exit(number % 256)
+        os._exit(0)
+    os.waitpid(first, 0)
+"""
+
+
+def test_every_orphan_is_reaped(mesh: Mesh) -> None:
+    """A thousand that are double-forked, every other one in a session of its own; and one of a `docker exec`."""
+    mesh.serving("mother")
+    mesh.write("forks.py", FORKS)
+    start = "import subprocess, sys\nsubprocess.run([sys.executable, '-IS', 'forks.py'], check=True)\n"
+    mesh.write("mother.py", server("mother one", start))
+    with boxed(mesh) as box:
+        wait_for(lambda: Counter(line.get("text") for line in box.log())["an orphan ends"] == ORPHANS, 60)
+        wait_for(lambda: not box.zombies())
+        subprocess.run(box.command("sh", "-c", "sleep 0.1 & exec true"), check=True, timeout=20)
+        wait_for(lambda: not [one for one in box.processes() if one.name == "sleep"])
+        wait_for(lambda: not box.zombies())
+        # What is an instance is collected by whoever waits for it, with its exit code.
+        crashed = mesh.agent("mother")
+        subprocess.run(["kill", "-9", str(box.outside(crashed.pid))], check=True)
+        wait_for(lambda: box.says("mother crashed: killed by SIGKILL"))
+        mesh.wait_generation("mother", crashed.generation)
+        wait_for(lambda: not box.zombies())
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_stops_all_in_order(mesh: Mesh, number: signal.Signals) -> None:
+    mesh.config(
+        mesh.table("base")
+        + mesh.table("middle", 'depends_on = ["base"]')
+        + mesh.table("top", 'depends_on = ["middle"]')
+    )
+    for name in ("base", "middle", "top"):
+        mesh.write(f"{name}.py", server(name, says_goodbye(name)))
+    with boxed(mesh) as box:
+        box.signal(number)
+        assert box.wait() == 0
+        left = [line["text"] for line in box.log() if "leaves" in line["text"]]
+        assert left == [f"{name} leaves, and the registry says 200" for name in ("top", "middle", "base")]
+        assert box.says(f"{number.name}: stopping")
+        assert box.log()[-1]["text"] == "stopped"
+        assert box.errors() == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_stops_at_once(mesh: Mesh, number: signal.Signals, code: int) -> None:
+    mesh.write("stubborn.py", server("stubborn one", DEAF))
+    mesh.config(mesh.table("stubborn", STUBBORN), mesh=NEVER_IN_TIME)
+    with boxed(mesh) as box:
+        box.signal(number)
+        mesh.wait_state("stubborn", "draining", "stopped")
+        box.signal(number)
+        assert box.wait(GRACE) == code
+
+
+def test_what_does_not_stop_is_killed_inside_the_grace_of_an_engine(mesh: Mesh) -> None:
+    """With `--init` too, where meshsup is not PID 1 itself."""
+    mesh.write("stubborn.py", server("stubborn one", DEAF))
+    mesh.config(mesh.table("stubborn", STUBBORN))
+    with boxed(mesh, around=Surroundings(init=True)) as box:
+        began = time.monotonic()
+        box.signal(signal.SIGTERM)
+        assert box.wait() == 0
+        print(f"it took {time.monotonic() - began:.2f} s")
+        assert box.says("not everything stopped within 8 s; the rest is killed")
+
+
+GIVES_UP = """
+[agents.vital]
+command = "vital.py"
+essential = true
+backoff = { initial = 0.05 }
+crashloop = { crashes = 2, window = 60 }
+"""
+
+
+def test_an_essential_agent_that_is_given_up_ends_it_with_1(mesh: Mesh) -> None:
+    mesh.write("vital.py", "raise SystemExit(3)\n")
+    mesh.write("other.py", server("other", says_goodbye("other")))
+    mesh.config(GIVES_UP + mesh.table("other"))
+    with boxed(mesh, ready=False) as box:
+        assert box.wait() == 1
+        assert box.says("vital is essential and")
+        assert box.says("stopped")
+
+
+def test_a_signal_that_cuts_such_an_end_short_does_not_make_it_a_clean_one(mesh: Mesh) -> None:
+    mesh.write("vital.py", "raise SystemExit(3)\n")
+    mesh.write("stubborn.py", server("stubborn one", DEAF + "print('is deaf', flush=True)\n"))
+    mesh.config(
+        GIVES_UP + 'depends_on = { stubborn = { condition = "ready" } }\n' + mesh.table("stubborn", STUBBORN),
+        mesh=NEVER_IN_TIME,
+    )
+    with boxed(mesh, ready=False) as box:
+        box.wait_says("the mesh stops")
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 1
+
+
+# ---- signals at other moments ----------------------------------------------------------------------------------------
+
+
+def test_sigterm_while_it_is_still_imported_ends_it(mesh: Mesh) -> None:
+    """PID 1 has no default action: without a handler the signal would be lost, and the grace with it."""
+    mesh.serving("agent")
+    with boxed(mesh, ready=False) as box:
+        wait_for(lambda: procfs.catches(box.first, signal.SIGTERM))
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 0
+
+
+def test_sigterm_ends_a_registry_by_itself(mesh: Mesh) -> None:
+    with boxed(mesh, "registry", "serve", "--port", str(mesh.registry_port), ready=False) as box:
+        wait_for(lambda: get(mesh.registry_port, "/health")[0] == 200)
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 0
+
+
+@pytest.mark.parametrize("around", [Surroundings(), Surroundings(init=True)], ids=["pid one", "init"])
+def test_sigterm_while_agents_start(mesh: Mesh, around: Surroundings) -> None:
+    slow = "import time\nprint('begins', flush=True)\ntime.sleep(600)\n"
+    mesh.write("slow.py", server("never", slow))
+    mesh.config(mesh.table("slow"))
+    with boxed(mesh, around=around, ready=False) as box:
+        box.wait_says("begins")
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 0
+        assert box.says("stopped")
+
+
+def test_sigterm_while_an_interpreter_owes_an_answer(mesh: Mesh) -> None:
+    """It is asked at the start, in a process that nobody else stops, and may take half a minute."""
+    mesh.serving("agent", keys='python = "python"')
+    mesh.write("python", "#!/bin/sh\necho asked > $(dirname $0)/asked\nsleep 600\n").chmod(0o755)
+    with boxed(mesh, ready=False) as box:
+        wait_for((mesh.root / "asked").exists)
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 0
+
+
+def test_sigterm_during_a_reload_ends_both_generations(mesh: Mesh) -> None:
+    mesh.write("agent.py", server("one", says_goodbye("one")))
+    mesh.config(mesh.table("agent"))
+    with boxed(mesh) as box:
+        mesh.write("agent.py", server("two", "import time\nprint('two begins', flush=True)\ntime.sleep(600)\n"))
+        reload = mesh.foreground("reload", "agent", before=tuple(box.command()))
+        box.wait_says("two begins")
+        assert mesh.agent("agent").state == "reloading" and mesh.answer("agent") == "one"
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 0
+        assert box.says("one leaves")
+        reload.wait(GRACE)
+
+
+def test_sighup_applies_mesh_toml(mesh: Mesh) -> None:
+    mesh.serving("agent", "other")
+    with boxed(mesh) as box:
+        before = mesh.wait_ready()
+        box.signal(signal.SIGHUP)
+        box.wait_says("nothing changes")
+
+        mesh.edit("mesh.toml", "[agents.agent]", "[agents.agent]\nargs = ['--more']")
+        box.signal(signal.SIGHUP)
+        mesh.wait_generation("agent", before["agent"].generation)
+        assert mesh.agent("other").pid == before["other"].pid
+
+
+def test_sighup_with_a_broken_mesh_toml_keeps_the_last_valid_one(mesh: Mesh) -> None:
+    mesh.serving("agent")
+    valid = (mesh.root / "mesh.toml").read_text()
+    with boxed(mesh) as box:
+        before = mesh.pids()
+        for broken, said in (("[agents.agent", "not TOML"), (f"{valid}\nprot = 1\n", "agents.agent.prot")):
+            mesh.write("mesh.toml", broken)
+            box.signal(signal.SIGHUP)
+            box.wait_says(said, "meshsup")
+            assert mesh.pids() == before
+            assert mesh.answer("agent") == "agent one"
+        said_before = len(box.log())
+        box.signal(signal.SIGHUP)
+        wait_for(lambda: any("is not applied" in line["text"] for line in box.log()[said_before:]))
+        mesh.write("mesh.toml", valid)
+        box.signal(signal.SIGHUP)
+        box.wait_says("mesh.toml is valid again")
+        assert mesh.pids() == before
+        (mesh.root / "mesh.toml").unlink()
+        box.signal(signal.SIGHUP)
+        box.wait_says("no such file")
+        assert mesh.answer("agent") == "agent one"
+
+
+def test_signals_without_a_meaning_are_said_and_change_nothing(mesh: Mesh) -> None:
+    mesh.serving("agent")
+    with boxed(mesh) as box:
+        before = mesh.pids()
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+            box.signal(number)
+            box.wait_says(f"{number.name} means nothing here")
+        for number in (signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH):
+            box.signal(number)
+        assert box.run(mesh, "ps").code == 0
+        assert mesh.pids() == before
+
+
+def test_it_does_not_go_into_the_background(mesh: Mesh) -> None:
+    mesh.serving("agent")
+    with boxed(mesh, "up", "-d", ready=False) as box:
+        assert box.wait() == 2
+        assert "PID 1" in box.errors() and "-d" in box.errors()
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_every_line_is_one_json_object_without_colours(mesh: Mesh) -> None:
+    talks = r"""
+        print('{"level": "info", "msg": "structured", "agent": "somebody else"}')
+        print("\x1b[31mred\x1b[0m", flush=True)
+        print("not { JSON }")
+        """
+    mesh.write("agent.py", server("one", talks))
+    mesh.config(mesh.table("agent"))
+    with boxed(mesh, around=Surroundings(environ={"NO_COLOR": None, "FORCE_COLOR": "1"})) as box:
+        box.wait_says("not { JSON }", "agent")
+        first = box.log()[0]
+        assert "prod mode (meshsup is PID 1), not watching" in first["text"] and first["agent"] == "meshsup"
+        merged = next(line for line in box.log() if line.get("level") == "info")
+        assert (merged["agent"], merged["agent_"], merged["msg"]) == ("agent", "somebody else", "structured")
+        assert "text" not in merged
+        assert box.says("red", "agent")
+        box.signal(signal.SIGTERM)
+        assert box.wait() == 0
+        box.log()
+        assert "\x1b" not in box.output() and "\\u001b" not in box.output()
+        assert box.errors() == ""
+
+
+# ---- surroundings ----------------------------------------------------------------------------------------------------
+
+
+ALL: dict[str, Any] = {"read_only": True, "user": SOMEBODY, "capabilities": False, "stdin": False}
+SURROUNDINGS: dict[str, dict[str, Any]] = {
+    "read-only": {"read_only": True},
+    "somebody": {"user": SOMEBODY},
+    "no capabilities": {"capabilities": False},
+    "init": {"init": True},
+    "stdin closed": {"stdin": False},
+    "foreign proc": {"proc": "other"},
+    "all": ALL,
+    "all with init": {**ALL, "init": True},
+}
+"""Each by itself, and all that an engine can take away at once."""
+
+
+@pytest.mark.parametrize("keys", SURROUNDINGS.values(), ids=SURROUNDINGS.keys())
+def test_it_runs_where_much_is_missing(mesh: Mesh, keys: dict[str, Any]) -> None:
+    """Start, crash, restart, the commands of a `docker exec`, SIGHUP, stop: nothing of it needs more."""
+    mesh.state_dir = mesh.root / "state"
+    around = Surroundings(writable=(mesh.state_dir,), **keys)
+    says_host = "print('listens on', os.environ['HOST'], 'for', os.getuid(), flush=True)\n"
+    mesh.write("agent.py", server("one", says_host))
+    mesh.config(mesh.table("agent"), mesh='state_dir = "state"')
+    with boxed(mesh, around=around) as box:
+        wait_for(lambda: box.says(f"listens on 0.0.0.0 for {around.user or 0}"))
+        assert _refused_to_write(box, mesh) is bool(around.read_only or around.user)
+        assert mesh.answer("agent") == "one"
+        before = mesh.agent("agent")
+        subprocess.run(["kill", "-9", str(_serving(box))], check=True)
+        mesh.wait_generation("agent", before.generation)
+        done = box.run(mesh, "restart", "agent")
+        assert done.code == 0, done
+        box.signal(signal.SIGHUP)
+        box.wait_says("nothing changes")
+        box.signal(signal.SIGTERM)
+        assert box.wait(GRACE) == 0
+        assert box.log()[-1]["text"] == "stopped"
+        assert box.errors() == ""
+
+
+def _serving(box: Box) -> int:
+    """The pid outside of the agent's process, found by its command line: nothing inside need know it."""
+    pids = [one.pid for one in box.processes() if b"agent.py" in procfs.read(f"/proc/{one.pid}/cmdline")]
+    assert len(pids) == 1, pids
+    return pids[0]
+
+
+def _refused_to_write(box: Box, mesh: Mesh) -> bool:
+    done = subprocess.run(box.command("touch", str(mesh.root / "trial")), capture_output=True, text=True, check=False)
+    return done.returncode != 0

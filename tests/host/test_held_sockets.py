@@ -1,0 +1,52 @@
+"""The listeners of which the supervisor keeps copies, at their end."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import sys
+
+import pytest
+
+from mesh_supervisor.host.sockets import HeldSockets, listening_on
+from mesh_supervisor.runtime.drain_sockets import takes_the_last
+from tests.e2e.harness import wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters of sockets are Linux's")
+
+
+def connecting(port: int) -> socket.socket:
+    caller = socket.socket()
+    caller.setblocking(False)
+    caller.connect_ex(("127.0.0.1", port))
+    return caller
+
+
+def test_who_waits_is_still_accepted_and_who_comes_is_refused_when_nobody_listens() -> None:
+    held = listening_on("planner", "127.0.0.1", 0)
+    port = held.sock.getsockname()[1]
+    programs = held.sock.dup()
+    with connecting(port) as early:
+        wait_for(lambda: held.waiting == 1)
+        assert not takes_the_last([programs.fileno()]), "others may come, or another may take it over"
+        sockets = HeldSockets()
+        sockets.hold([held])
+        sockets.release()
+        assert held.sock.fileno() == -1
+        with connecting(port) as late:
+            assert takes_the_last([programs.fileno()])
+            connection, _ = programs.accept()
+            assert not takes_the_last([programs.fileno()]), "the late one is not in the queue"
+            early.setblocking(True)
+            early.sendall(b"?")
+            assert connection.recv(1) == b"?"
+            connection.close()
+            programs.close()
+            assert select.select([], [late], [], 10)[1]
+            assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED, "not cut off"
+
+
+def test_what_is_no_listener_has_no_last_one() -> None:
+    with socket.socket() as other:
+        assert not takes_the_last([other.fileno()])
