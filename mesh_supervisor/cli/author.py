@@ -87,10 +87,6 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-COMPLETE = "_MESHSUP_COMPLETE"
-"""The variable by which a shell asks for completions; click's convention for a command of our name."""
-
-
 def completion(
     ctx: click.Context, shell: Annotated[Shell, argument(metavar="SHELL", help="bash, zsh or fish.")]
 ) -> None:
@@ -102,7 +98,7 @@ def completion(
 
     completing = get_completion_class(shell.value)
     assert completing is not None
-    show(completing(ctx.find_root().command, {}, "meshsup", COMPLETE).source().strip())
+    show(completing(ctx.find_root().command, {}, "meshsup", "_MESHSUP_COMPLETE").source().strip())
 
 
 def version() -> None:

@@ -17,6 +17,9 @@ from mesh_supervisor.cli.parameters import command
 from mesh_supervisor.cli.terminal import complain, show, talk
 from mesh_supervisor.errors import ConfigError, MeshError
 
+COMPLETE = "_MESHSUP_COMPLETE"
+"""The variable by which a shell asks for completions; click's convention for a command of our name."""
+
 SERVICES = ("up", "run", "registry")
 """Verbs that go on until they are told to stop: for them that is no failure."""
 
@@ -90,7 +93,12 @@ def main() -> NoReturn:
     """Run one command. Always leaves by SystemExit: errors of ours become a sentence on stderr and their exit code."""
     open_closed_streams()
     try:
-        app(prog_name="meshsup")
+        _run(sys.argv[1:])
+    except click.exceptions.Exit as end:
+        _leave(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        _leave(error.exit_code)
     except MeshError as error:
         _explain(error)
         _leave(error.exit_code)
@@ -98,10 +106,15 @@ def main() -> NoReturn:
         _leave(_lost(error))
     except KeyboardInterrupt:
         _leave(130)
-    except SystemExit as end:
-        # click makes a 1 of a pipe whose reader has left; it left because it has seen enough.
-        _leave(0 if isinstance(end.__context__, BrokenPipeError) else end.code)
     _leave(0)
+
+
+def _run(words: list[str]) -> None:
+    """What click's own main does, less what it makes of Ctrl-C and of a reader that went away."""
+    if COMPLETE in os.environ:
+        app.main(words, prog_name="meshsup")  # always leaves
+    with app.make_context("meshsup", words) as ctx:
+        app.invoke(ctx)
 
 
 def _explain(error: MeshError) -> None:

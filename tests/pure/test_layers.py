@@ -205,7 +205,7 @@ def test_a_question_to_a_running_mesh_loads_nothing_heavy(arguments: list[str], 
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = run.stdout.rpartition("|")[2].split()
-    assert "mesh_supervisor.cli.look" in loaded
+    assert "mesh_supervisor.cli.main" in loaded
     assert not HEAVY & set(loaded)
     assert not {name for name in loaded if (module := own(name)) and module.partition(".")[0] in WITH_PYDANTIC} - {
         "mesh_supervisor.mesh_toml",
