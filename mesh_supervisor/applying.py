@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Applying:
     def __init__(self, supervisor: Supervisor, load: Callable[[], MeshSpec]) -> None:
         self._supervisor, self._load = supervisor, load
         self._one_at_a_time = asyncio.Lock()
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered for every `apply`, whatever comes of it."""
         supervisor.on_config = self.file_changed
 
     def preview(self) -> Answer:
@@ -35,35 +38,50 @@ class Applying:
 
     async def file_changed(self) -> None:
         """It, or an env file of it, was saved: apply it, or say why not and keep the last valid one."""
-        supervisor = self._supervisor
         try:
             await self.apply(trigger="saved")
         except ConfigError as error:
-            if supervisor.config_error != str(error):
-                supervisor.config_error = str(error)
-                supervisor.say(f"mesh.toml is not applied, the last valid one stays:\n{error}")
-                supervisor.outputs.bus.publish(event(EventKind.CONFIG_REJECTED, str(error)))
+            if self._supervisor.config_error != str(error):
+                self._reject(error)
+
+    async def asked_by_signal(self) -> None:
+        """Like a command, but the answer is a line of the log: whoever sent the signal sees nothing else."""
+        try:
+            answer = await self.apply()
+        except ConfigError as error:
+            self._reject(error)
+        else:
+            if answer.lines == (NO_CHANGE,):
+                self._supervisor.say(f"SIGHUP: mesh.toml was read again; {NO_CHANGE}")
+
+    def _reject(self, error: ConfigError) -> None:
+        supervisor = self._supervisor
+        supervisor.config_error = str(error)
+        supervisor.say(f"mesh.toml is not applied, the last valid one stays:\n{error}")
+        supervisor.outputs.bus.publish(event(EventKind.CONFIG_REJECTED, str(error)))
 
     async def apply(self, *, force: bool = False, trigger: str = "asked") -> Answer:
         """Does what the difference needs, and no more. Raises ConfigError: then nothing was changed."""
         async with self._one_at_a_time:
-            new = self._load()
-            supervisor = self._supervisor
-            if supervisor.config_error is not None:
-                supervisor.config_error = None
-                supervisor.say("mesh.toml is valid again")
-            difference = differences(supervisor.mesh, new)
-            if not difference:
-                supervisor.mesh = supervisor.ground.mesh = new
-                self._watch_config_files(new)
-                return _answer([NO_CHANGE], difference)
-            lines = difference.lines()
-            supervisor.say("\n".join(["mesh.toml: applying", *lines]))
-            await self._carry_out(difference, new, force, by_save=trigger == "saved")
-            supervisor.outputs.bus.publish(
-                event(EventKind.CONFIG_APPLIED, "; ".join(lines), trigger=trigger, lines=lines)
-            )
-            return _answer(lines, difference)
+            with self.around():
+                return await self._apply(force, trigger)
+
+    async def _apply(self, force: bool, trigger: str) -> Answer:
+        new = self._load()
+        supervisor = self._supervisor
+        if supervisor.config_error is not None:
+            supervisor.config_error = None
+            supervisor.say("mesh.toml is valid again")
+        difference = differences(supervisor.mesh, new)
+        if not difference:
+            supervisor.mesh = supervisor.ground.mesh = new
+            self._watch_config_files(new)
+            return _answer([NO_CHANGE], difference)
+        lines = difference.lines()
+        supervisor.say("\n".join(["mesh.toml: applying", *lines]))
+        await self._carry_out(difference, new, force, by_save=trigger == "saved")
+        supervisor.outputs.bus.publish(event(EventKind.CONFIG_APPLIED, "; ".join(lines), trigger=trigger, lines=lines))
+        return _answer(lines, difference)
 
     async def _carry_out(self, difference: Difference, new: MeshSpec, force: bool, *, by_save: bool) -> None:
         supervisor = self._supervisor

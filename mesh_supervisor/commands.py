@@ -11,7 +11,8 @@ from typing import Any
 from mesh_supervisor import snapshot
 from mesh_supervisor.agent import AgentTask
 from mesh_supervisor.applying import NO_CHANGE, Applying
-from mesh_supervisor.control.messages import Answer, Brief, Outcome, Snapshot
+from mesh_supervisor.control.brief import Brief
+from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
 from mesh_supervisor.errors import MeshError, UnknownAgent, UsageError, suggestion
 from mesh_supervisor.events import Event
 from mesh_supervisor.explain import explain, watch_lines, watch_row

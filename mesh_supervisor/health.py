@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from mesh_supervisor.control.messages import AgentBrief, Brief
+from mesh_supervisor.control.brief import AgentBrief, Brief
 from mesh_supervisor.errors import UnknownAgent
 from mesh_supervisor.wording import counted, one_line
 

@@ -57,7 +57,7 @@ def beside_predecessor(why: str) -> str:
     """Of a newcomer that found its address taken, for mesh.toml wants it beside its predecessor. ``why``: it cannot."""
     return (
         f'its predecessor listens there until this one is ready (order = "start-first"), and its socket cannot be '
-        f"handed over ({why}); take `order` out of mesh.toml"
+        f"handed over ({why}); take `order` out of mesh.toml, and reload it"
     )
 
 

@@ -6,7 +6,6 @@ file that is broken, or gone while its supervisor still runs, does not stop them
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -93,36 +92,91 @@ def state_dir_of(root: Path, written: object, environ: Mapping[str, str]) -> Pat
 
 def absolute(root: Path, text: str) -> Path:
     """``text`` below ``root``, without ``..``; symbolic links stay (a venv's python is one, and must stay one)."""
-    return Path(os.path.abspath(root / Path(text).expanduser()))  # noqa: PTH100 (resolve() would follow links)
+    # Not Path.expanduser(), which raises for a user that has no home.
+    return Path(os.path.abspath(root / os.path.expanduser(text)))  # noqa: PTH100, PTH111 (resolve() would follow links)
 
 
 def control_socket(state_dir: Path) -> Path:
-    """Where the supervisor of this state_dir listens: inside it, or under a short path when it lies too deep.
+    """Where the supervisor of this state_dir listens: inside it; or under a short path, when it lies too deep, or there
+    is a socket there and none inside (its file system has no sockets).
 
     Raises ConfigError when the folder for short paths belongs to somebody else.
     """
-    inside = state_dir / "control.sock"
-    if len(os.fsencode(inside)) <= LONGEST_SOCKET:
+    inside = socket_inside(state_dir)
+    if inside is not None and os.path.lexists(inside):
         return inside
-    name = _digest(state_dir)[:16] + ".sock"
     # The command may run with another XDG_RUNTIME_DIR than the supervisor (ssh, cron): what exists wins.
-    for folder in _short_folders():
+    for folder in [*_short_folders(), *_owners_folders(state_dir)]:
         # Ours first: in somebody else's nobody may look.
-        if _is_private(folder) and (folder / name).exists():
-            return folder / name
-    return _private(_short_folders()[0]) / name
+        if _is_private(folder) and (folder / _short_name(state_dir)).exists():
+            return folder / _short_name(state_dir)
+    return inside or socket_elsewhere(state_dir)
+
+
+def socket_inside(state_dir: Path) -> Path | None:
+    """None: the path would be too long for a socket."""
+    inside = state_dir / "control.sock"
+    return inside if len(os.fsencode(inside)) <= LONGEST_SOCKET else None
+
+
+def socket_elsewhere(state_dir: Path) -> Path:
+    """The short path for a state_dir that can have no socket. Raises ConfigError when no folder can be had for it."""
+    problem: ConfigError | None = None
+    for folder in _short_folders():
+        try:
+            return _private(folder) / _short_name(state_dir)
+        except ConfigError as error:
+            problem = problem or error
+    assert problem is not None  # there is always a folder to try
+    raise problem
+
+
+BEING_MADE = ".new"
+"""Behind the name of a control socket while it is made. The kernel goes on knowing it by that name."""
+_UNDER_A_SHORT_PATH = re.compile(r"/meshsup(?:-\d+)?/[0-9a-f]{16}\.sock$")
+
+
+def control_socket_bound_at(path: Path) -> Path | None:
+    """The control socket that was bound under this name, by whatever mesh; None: it is something else."""
+    path = path.with_name(path.name.removesuffix(BEING_MADE) or path.name)
+    if path.name == "control.sock":
+        return path if (path.parent / "owner").is_file() else None  # as every state_dir has it
+    return path if _UNDER_A_SHORT_PATH.search(str(path)) else None
+
+
+def short_paths() -> list[Path]:
+    """The control sockets that lie outside of their state_dir, with those that were left behind."""
+    return [path for folder in _short_folders() if _is_private(folder) for path in sorted(folder.glob("*.sock"))]
+
+
+def _short_name(state_dir: Path) -> str:
+    return _digest(state_dir)[:16] + ".sock"
 
 
 def _digest(path: Path) -> str:
+    import hashlib  # OpenSSL comes with it, and hardly anybody needs it
+
     return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
 def _short_folders() -> list[Path]:
+    """The best first. /dev/shm: writable in every container, also in one with a read-only root and no /tmp."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    everybodys = Path(f"/tmp/meshsup-{os.getuid()}")
-    if runtime.startswith("/") and len(runtime) < 64 and os.access(runtime, os.W_OK):
-        return [Path(runtime) / "meshsup", everybodys]
-    return [everybodys]
+    short = runtime.startswith("/") and len(runtime) < 64 and os.access(runtime, os.W_OK)
+    return [*([Path(runtime) / "meshsup"] if short else []), *_named_after(os.getuid())]
+
+
+def _named_after(user: int) -> list[Path]:
+    return [Path(f"/tmp/meshsup-{user}"), Path(f"/dev/shm/meshsup-{user}")]
+
+
+def _owners_folders(state_dir: Path) -> list[Path]:
+    """For root, who looks after somebody else's mesh: `docker exec -u 0`."""
+    try:
+        owner = state_dir.stat().st_uid
+    except OSError:
+        return []
+    return _named_after(owner) if os.getuid() == 0 != owner else []
 
 
 def _private(folder: Path) -> Path:
@@ -137,11 +191,13 @@ def _private(folder: Path) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
+    """Of this user; to root also somebody else's counts, if it is his alone and named after him."""
     try:
         found = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    ours = found.st_uid == os.getuid() or (os.getuid() == 0 and folder.name == f"meshsup-{found.st_uid}")
+    return stat.S_ISDIR(found.st_mode) and ours and not found.st_mode & 0o077
 
 
 def _existing_folder(folder: Path) -> Path:

@@ -8,36 +8,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mesh_supervisor import __version__
 from mesh_supervisor.applying import Applying, config_files
 from mesh_supervisor.commands import Commands
 from mesh_supervisor.config import load
 from mesh_supervisor.control import server as control
-from mesh_supervisor.errors import MeshError
+from mesh_supervisor.errors import ConfigError, MeshError, UnknownAgent
 from mesh_supervisor.events import Bus, EventLog
+from mesh_supervisor.host.address import address_towards
+from mesh_supervisor.host.container import is_main_process
 from mesh_supervisor.host.guardian import Guardian
+from mesh_supervisor.host.interpreter import hang_up
 from mesh_supervisor.host.kept_ports import KeptPorts
 from mesh_supervisor.host.logs import Console, LogFiles, LogHub
 from mesh_supervisor.host.ports import free_port
 from mesh_supervisor.host.reaper import Reaper, become_subreaper
+from mesh_supervisor.host.service_manager import Invitation, invitation
 from mesh_supervisor.host.spawn import allow_many_files
 from mesh_supervisor.host.statedir import StateDir
 from mesh_supervisor.host.sweep import sweep_owner
-from mesh_supervisor.locate import Place, control_socket
+from mesh_supervisor.locate import Place
 from mesh_supervisor.news import Outputs
 from mesh_supervisor.options import UpOptions
+from mesh_supervisor.service import reporting
+from mesh_supervisor.signals import Signals, has_terminal, heard
+from mesh_supervisor.single import alone
 from mesh_supervisor.spec import MeshSpec, Mode
 from mesh_supervisor.supervisor import Supervisor
-from mesh_supervisor.wording import hide
-
-INTERRUPTED = 130
+from mesh_supervisor.wording import counted, hide
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Reader:
     place: Place
     options: UpOptions
     environ: Mapping[str, str]
+    pid_one: bool = False
+    """Whether this is what a container was started for (host/container.py)."""
     secrets: set[str] = field(default_factory=set)
     """Of every version that was read: what is applied later has its own, and what was there before is still running."""
 
@@ -56,12 +60,19 @@ class Reader:
         self.secrets.update(mesh.secrets)
         return mesh
 
+    def again(self) -> MeshSpec:
+        """For a mesh that runs. Raises ConfigError, also when it has not the one agent any more that is wanted."""
+        try:
+            return self()
+        except UnknownAgent as error:
+            raise ConfigError(f"{self.place.file.name}: {error}, which `meshsup run` supervises") from error
+
     def hide(self, text: str) -> str:
         return text if self.options.show_secrets else hide(text, self.secrets)
 
     def _load(self) -> MeshSpec:
         options = self.options
-        return load(
+        mesh = load(
             self.place.file,
             self.environ,
             mode=options.mode,
@@ -69,33 +80,42 @@ class Reader:
             kept_port=KeptPorts(self.place.state_dir, lambda taken: free_port(taken=taken)).kept_port,
             watch=options.watch,
             debounce=options.debounce,
-            pid_one=os.getpid() == 1,
+            pid_one=self.pid_one,
+            alone=options.alone,
+            address_towards=address_towards,
         )
+        return mesh if options.alone is None else alone(mesh, options.alone)
 
 
 async def run(place: Place, options: UpOptions) -> int:
-    """`up`: 0 after a clean stop, 1 when an essential agent was given up, 130 after a second Ctrl-C.
+    """`up`: 0 after a clean stop, 1 when an essential agent was given up, 128 and its number after a second signal.
 
     Raises ConfigError, AlreadyRunning, PortTaken, UnknownAgent, UsageError: then nothing was started, and nothing left.
     """
-    reader = Reader(place, options, dict(os.environ))
-    mesh = reader()
-    state = StateDir.open(mesh.state_dir)
-    state.lock()
-    try:
-        become_subreaper()
-        allow_many_files()
-        # What a killed supervisor left holds our ports. By mark and tag, so never a stranger.
-        left = await asyncio.to_thread(sweep_owner, state.owner)
-        with _outputs(mesh, state, reader) as outputs:
-            if left:
-                outputs.hub.say(f"killed what an earlier run left: {', '.join(f'{s.name} ({s.pid})' for s in left)}")
-            try:
-                return await _run_mesh(mesh, state, options, reader, outputs)
-            except BaseExceptionGroup as group:
-                raise _confessed(group, state) from None
-    finally:
-        state.unlock()
+    invited = invitation(os.environ, os.getpid())
+    with heard(terminal=not options.detached and has_terminal()) as signals:
+        reader = Reader(place, options, dict(os.environ), pid_one=not options.detached and is_main_process())
+        mesh = reader()
+        state = StateDir.of(mesh)
+        state.lock()
+        try:
+            become_subreaper()
+            allow_many_files()
+            # What a killed supervisor left holds our ports. By mark and tag, so never a stranger.
+            left = await asyncio.to_thread(sweep_owner, state.owner)
+            with _outputs(mesh, state, reader) as outputs:
+                if left:
+                    names = ", ".join(f"{s.name} ({s.pid})" for s in left)
+                    outputs.hub.say(f"killed what an earlier run left: {names}")
+                try:
+                    code = await _run_mesh(mesh, state, reader, outputs, signals, invited)
+                except BaseExceptionGroup as group:
+                    raise _confessed(group, state) from None
+            state.end()
+            return code
+        finally:
+            hang_up()
+            state.unlock()
 
 
 def _confessed(group: BaseExceptionGroup[BaseException], state: StateDir) -> MeshError:
@@ -143,32 +163,46 @@ def _console(mesh: MeshSpec) -> Console:
     return Console(1, json_lines=mesh.mode is Mode.PROD, names=["meshsup", "registry", *mesh.agents])
 
 
-async def _run_mesh(mesh: MeshSpec, state: StateDir, options: UpOptions, reader: Reader, outputs: Outputs) -> int:
-    supervisor = Supervisor(mesh, state, outputs)
+async def _run_mesh(
+    mesh: MeshSpec,
+    state: StateDir,
+    reader: Reader,
+    outputs: Outputs,
+    signals: Signals,
+    invited: Invitation | None,
+) -> int:
+    supervisor, options = Supervisor(mesh, state, outputs), reader.options
     supervisor.selection.config_files = config_files(mesh)
-    commands = Commands(supervisor, Applying(supervisor, reader))
+    applying = Applying(supervisor, reader.again)
+    commands = Commands(supervisor, applying)
     names = commands.known(options.agents)
     commands.check_profiles(options.profiles)
     reaper, guardian = Reaper(), Guardian(state.owner, report=state.path / "swept.log", say=supervisor.say)
     reaper.install()
     try:
         # The socket last: whoever finds it finds somebody who answers, not a supervisor that cannot start.
-        async with _answering(commands, control_socket(mesh.state_dir)):
-            guardian.start()
-            with _signals(supervisor, reader):
-                _greet(supervisor)
+        async with _answering(commands, supervisor):
+            if os.getpid() != 1:  # with PID 1 the kernel kills everything else
+                guardian.start()
+            _greet(supervisor)
+            if state.doubt:
+                supervisor.say(f"note: {state.doubt}")
+            signals.tell(supervisor, applying)
+            with reporting(supervisor, applying, invited):
                 code = await supervisor.run(names, options.profiles)
         supervisor.say("stopped")
-        return INTERRUPTED if supervisor.interrupted else code
+        return signals.exit_code(code)
     finally:
         await guardian.close()
         reaper.close()
 
 
 @contextlib.asynccontextmanager
-async def _answering(commands: Commands, address: Path) -> AsyncIterator[None]:
+async def _answering(commands: Commands, supervisor: Supervisor) -> AsyncIterator[None]:
     """The control socket, until the mesh is down; requests that are under way then (`down`) are finished."""
-    listener = control.listen(address)
+    listener, address, why = control.listen_for(supervisor.state.path)
+    if why:
+        supervisor.say(f"{supervisor.state.path} has no sockets ({why}): commands reach this mesh at {address}")
     stop = asyncio.Event()
     server = asyncio.create_task(control.serve(commands, listener, stop=stop))
     try:
@@ -182,45 +216,10 @@ async def _answering(commands: Commands, address: Path) -> AsyncIterator[None]:
 def _greet(supervisor: Supervisor) -> None:
     mesh = supervisor.mesh
     watching = "watching" if mesh.watch.enabled else "not watching"
-    agents = f"{len(mesh.agents)} agent{'s' * (len(mesh.agents) != 1)}"
+    agents = mesh.alone or counted(len(mesh.agents), "agent")
+    registry = f"registry {supervisor.registry_url}" if supervisor.registry_url else "no registry"
     supervisor.say(
-        f"meshsup {__version__}: {mesh.name}, {agents}, {mesh.mode} mode ({mesh.mode_reason}), {watching}; "
-        f"registry {supervisor.registry_url}"
+        f"meshsup {__version__}: {mesh.name}, {agents}, {mesh.mode} mode ({mesh.mode_reason}), {watching}; {registry}"
     )
     for warning in supervisor.warnings():
         supervisor.say(f"note: {warning}")
-
-
-@contextlib.contextmanager
-def _signals(supervisor: Supervisor, reader: Reader) -> Iterator[None]:
-    """SIGINT and SIGTERM stop in order, a second one at once. SIGHUP: the terminal is gone (stop), or, without a
-    terminal, apply mesh.toml."""
-    loop = asyncio.get_running_loop()
-    terminal = _has_terminal(reader.options)
-
-    def stop(interrupt: bool) -> None:
-        supervisor.interrupted = supervisor.over.is_set() and interrupt
-        supervisor.finish()
-
-    def hang_up() -> None:
-        if terminal:
-            supervisor.finish()
-        else:
-            supervisor.selection.batch(frozenset({supervisor.mesh.file}))  # as if it had been saved
-
-    handlers: dict[signal.Signals, Callable[[], None]] = {
-        signal.SIGINT: lambda: stop(True),
-        signal.SIGTERM: lambda: stop(False),
-        signal.SIGHUP: hang_up,
-    }
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)
-
-
-def _has_terminal(options: UpOptions) -> bool:
-    return not options.detached and (sys.stdin.isatty() if sys.stdin is not None else False)

@@ -1,17 +1,21 @@
-"""What `ps` shows, taken from a supervisor when somebody asks; nothing is sampled while nobody does."""
+"""What `ps` shows, and `health` and `ls` in brief, taken from a supervisor when somebody asks; nothing is sampled while
+nobody does."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shlex
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from mesh_supervisor import __version__
+from mesh_supervisor.control.brief import AgentBrief, Brief
 from mesh_supervisor.control.messages import AgentView, Snapshot, WarmView
+from mesh_supervisor.host import procfs
 from mesh_supervisor.host.inputs import count
 from mesh_supervisor.host.spawn import tree, usage
 from mesh_supervisor.host.warm import WarmStatus
@@ -24,6 +28,8 @@ from mesh_supervisor.wording import hide
 
 HELD = "held"
 """The word for an agent that runs in a person's terminal. Not a phase: the machine knows it as unwanted."""
+
+TO_BE_STARTED = "to be started"
 
 SLOW_START = 2.0
 """Seconds after which a start says what it waits for."""
@@ -38,7 +44,7 @@ def take(supervisor: Supervisor) -> Snapshot:
         pid=os.getpid(),
         version=__version__,
         mode=str(mesh.mode),
-        started_at=datetime.fromtimestamp(supervisor.started_at, UTC).isoformat(timespec="milliseconds"),
+        started_at=_started_at(supervisor),
         watching=supervisor.watcher is not None,
         registry_url=supervisor.registry_url,
         registry_up=supervisor.registry_serves(),
@@ -47,6 +53,54 @@ def take(supervisor: Supervisor) -> Snapshot:
         agents=tuple(_view(supervisor, name, member) for name, member in supervisor.members.items()),
         warm=tuple(map(_warm, supervisor.warmth.status())),
     )
+
+
+def brief(supervisor: Supervisor) -> Brief:
+    """No process is looked at: asked every few seconds it must cost nothing, and not shift what `ps` measures."""
+    mesh = supervisor.mesh
+    return Brief(
+        name=mesh.name,
+        file=str(mesh.file),
+        state_dir=str(supervisor.state.path),
+        pid=os.getpid(),
+        version=__version__,
+        mode=str(mesh.mode),
+        started_at=_started_at(supervisor),
+        uptime=max(0.0, time.time() - supervisor.started_at),
+        registry_url=supervisor.registry_url,
+        begun=supervisor.begun,
+        stopping=supervisor.over.is_set(),
+        gave_up=supervisor.gave_up and hide(supervisor.gave_up, mesh.secrets),
+        agents=tuple(_in_brief(supervisor, name, member) for name, member in supervisor.members.items()),
+        alone=mesh.alone,
+    )
+
+
+def _in_brief(supervisor: Supervisor, name: str, member: Member) -> AgentBrief:
+    state, word = member.state, phase(member.state)
+    looping = word is Phase.CRASHLOOP and not member.task.policy.dev
+    coming = name in supervisor.coming
+    detail = _detail(member, asyncio.get_running_loop().time())
+    return AgentBrief(
+        name=name,
+        kind=_kind(name, member),
+        state=str(Phase.WAITING) if coming else _state(member),
+        detail=TO_BE_STARTED if coming else hide(detail, supervisor.mesh.secrets),
+        wanted=member.wanted or coming,
+        ready=state.serving is not None or word is Phase.DONE or _is_held(member),
+        essential=member.spec.essential,
+        given_up=looping or (word is Phase.FAILED and state.ended is not None),
+    )
+
+
+def _started_at(supervisor: Supervisor) -> str:
+    return datetime.fromtimestamp(supervisor.started_at, UTC).isoformat(timespec="milliseconds")
+
+
+def _kind(name: str, member: Member) -> Literal["agent", "task", "registry"]:
+    if name == REGISTRY:
+        return "registry"
+    return "task" if member.spec.kind is Kind.TASK else "agent"
 
 
 def _warm(one: WarmStatus) -> WarmView:
@@ -61,11 +115,12 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
     preparation = member.preparation if isinstance(member.preparation, AgentPreparation) else None
     inputs = tracked.inputs if tracked is not None else None
     now = asyncio.get_running_loop().time()
+    coming = name in supervisor.coming
     view = AgentView(
         name=name,
-        kind="registry" if name == REGISTRY else "task" if spec.kind is Kind.TASK else "agent",
-        state=_state(member),
-        detail=_detail(member, now),
+        kind=_kind(name, member),
+        state=str(Phase.WAITING) if coming else _state(member),
+        detail=TO_BE_STARTED if coming else _detail(member, now),
         pid=process.pid if process is not None else None,
         port=spec.port,
         host=spec.host,
@@ -85,7 +140,7 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
         watched=bool(supervisor.watcher and tracked and tracked.enabled and inputs and inputs.watched),
         inputs=count(inputs) if inputs is not None else 0,
         warnings=_warnings(preparation),
-        wanted=member.wanted,
+        wanted=member.wanted or coming,
         order=member.launcher.standing.order,
         start=member.launcher.standing.start,
         runtime=member.launcher.standing.runtime,
@@ -123,7 +178,7 @@ def _process(member: Member) -> _Running | None:
 
 def _use(member: Member, process: _Running | None) -> tuple[float | None, int | None]:
     """(percent of one core since the last look, or since its start; resident bytes) of its whole tree."""
-    if process is None:
+    if process is None or not procfs.ours:
         member.cpu_seen = None
         return None, None
     spent, memory = usage(tree(process.pid))
@@ -148,7 +203,7 @@ def _detail(member: Member, now: float) -> str:
     if word is Phase.FAILED:
         return str(state.patience.failure)
     if word is Phase.WAITING:
-        return "for " + ", ".join(state.blocked) if state.blocked else "to be started"
+        return "for " + ", ".join(state.blocked) if state.blocked else TO_BE_STARTED
     if word is Phase.STARTING and state.incoming is not None and state.incoming.spawned_at is None:
         return "waits for its turn"
     if word in (Phase.STARTING, Phase.RELOADING) and state.incoming is not None:

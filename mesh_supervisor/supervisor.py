@@ -22,8 +22,10 @@ from mesh_supervisor.events import EventKind, event
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.instance import Watchers
+from mesh_supervisor.host.memory import OutOfMemory
 from mesh_supervisor.host.projects import project_roots
 from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.host.surroundings import missing
 from mesh_supervisor.host.traced import Traces
 from mesh_supervisor.host.warm import Warmth
 from mesh_supervisor.host.watch import Watcher
@@ -39,6 +41,7 @@ from mesh_supervisor.lifecycle import (
     Cause,
     DependencyReady,
     Event,
+    Exit,
     InputsChanged,
     Phase,
     RestartAsked,
@@ -56,6 +59,7 @@ from mesh_supervisor.ordering import start_levels, with_dependencies
 from mesh_supervisor.registry.client import RegistryClient
 from mesh_supervisor.registry_process import registry_process, registry_url
 from mesh_supervisor.selection import Selection
+from mesh_supervisor.single import exit_code_of
 from mesh_supervisor.spec import (
     AgentSpec,
     CommandLine,
@@ -76,12 +80,12 @@ class Supervisor:
     def __init__(self, mesh: MeshSpec, state: StateDir, outputs: Outputs) -> None:
         self.mesh, self.state, self.outputs = mesh, state, outputs
         self.over = asyncio.Event()
-        self.news = News(outputs, self.over.is_set)
+        self.news = News(outputs, self.over.is_set, mesh.alone)
         self.shell = {key: value for key, value in os.environ.items() if key not in PRIVATE}
         self.registry_url = registry_url(mesh)
         self.client = RegistryClient(self.registry_url)
         self.enrolment = Enrolment(self.client, state.owner, self._registry_news)
-        self.ignore = Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=state.path)
+        self.ignore = Ignore([mesh.root, *mesh.watch.roots], mesh.watch.ignore, state_dir=mesh.state_dir)
         self.finder = InputFinder(mesh.root, self.ignore, self.shell, mesh.watch.roots)
         self.selection = Selection(
             mesh.root,
@@ -103,13 +107,16 @@ class Supervisor:
         self.ground = Ground(
             mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finder, self.warmth
         )
+        self.memory = OutOfMemory(self.say)
         self.slots = Slots(mesh.parallel_starts)
         self.members: dict[str, Member] = {}
         self.watcher: Watcher | None = None
         self.started_at = time.time()
         self.profiles: frozenset[str] = frozenset()
+        self.coming: set[str] = set()
+        """What `up` was asked for and has not come to: who looks meanwhile must not think that nothing is wanted."""
         self.exit_code = 0
-        self.interrupted = False
+        self.gave_up: str | None = None  # which essential agent ended the mesh, and why
         self.config_error: str | None = None
         self.on_config: Callable[[], Awaitable[None]] | None = None
         self._hurried = False
@@ -118,27 +125,38 @@ class Supervisor:
         self._tasks: asyncio.TaskGroup | None = None
         self._update_due = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether ``run`` is under way. Before that nothing can be said about its members."""
+        return self._tasks is not None
+
     # ---- running -----------------------------------------------------------------------------------------------------
 
     async def run(self, names: Collection[str], profiles: Collection[str]) -> int:
         """Starts what is wanted, and stops all of it when ``over`` is set. Returns the exit code of `up`."""
         self.profiles = frozenset(profiles)
+        chosen = self.chosen(names, profiles)
+        self.coming.update(chosen)
         async with asyncio.TaskGroup() as self._tasks:
             keepers = (self.selection.run(), self.enrolment.run(), self.warmth.run())
             self._keepers = [self._spin(keeper) for keeper in keepers]
-            self._add_registry()
-            for spec in self.mesh.agents.values():
-                self.add(spec)
-            await self._say_interpreters()
-            self.outputs.bus.publish(event(EventKind.MESH_STARTED, f"mesh {self.mesh.name} started"))
-            chosen = self.chosen(names, profiles)
-            await self._expect(chosen)
-            self.want(chosen)
-            if REGISTRY not in self.members:
-                self.start_watching()
+            if not self.over.is_set():
+                self._add_registry()
+                for spec in self.mesh.agents.values():
+                    self.add(spec)
+                self._keepers.append(self._spin(self._begin(chosen)))
             await self.over.wait()
             await self._wind_up(self._keepers)
         return self.exit_code
+
+    async def _begin(self, chosen: list[str]) -> None:
+        """Beside ``run``, which is told to stop while this still asks interpreters."""
+        await self._say_interpreters()
+        self.outputs.bus.publish(event(EventKind.MESH_STARTED, f"mesh {self.mesh.name} started"))
+        await self._expect(chosen)
+        self.want(chosen)
+        if REGISTRY not in self.members:
+            self.start_watching()
 
     async def _expect(self, names: Iterable[str]) -> None:
         """What was learnt in earlier runs is imported while the registry starts."""
@@ -184,17 +202,23 @@ class Supervisor:
         for level in reversed(start_levels(self.mesh.agents)):
             await asyncio.gather(*(self.stop(name) for name in level if name in self.members))
         await asyncio.gather(*(self.stop(name) for name in self.members if name != REGISTRY))
-        await self.enrolment.farewell(GOODBYE if self.registry_serves() else 0.0)
+        await self.enrolment.farewell(self._patience_for_goodbyes())
         if REGISTRY in self.members:
             await self.stop(REGISTRY)
 
-    def finish(self, exit_code: int = 0) -> None:
-        """Stop the mesh; asked twice: without grace."""
+    def _patience_for_goodbyes(self) -> float:
+        """Less when the time for stopping is over: an engine kills us soon."""
+        if not self.registry_serves():
+            return 0.0
+        return GOODBYE / 4 if self._hurried else GOODBYE
+
+    def finish(self, exit_code: int = 0, why: str = "") -> None:
+        """Stop the mesh; asked twice: without grace. ``why``: who asks, in a word."""
         if self.over.is_set():
             self.hurry()
             return
         self.exit_code = exit_code
-        self.say("stopping; asked once more, at once")
+        self.say(f"{why and why + ': '}stopping; asked once more, at once")
         self.over.set()
 
     def hurry(self) -> None:
@@ -220,6 +244,7 @@ class Supervisor:
             slow=lambda text: self.say(f"{name}: {text}"),
             status=lambda text: self._status(name, text),
             swept=lambda swept: self.news.swept(name, swept),
+            memory=self.memory,
         )
         launcher = AgentLauncher(
             spec,
@@ -282,6 +307,8 @@ class Supervisor:
     # ---- the registry ------------------------------------------------------------------------------------------------
 
     def _add_registry(self) -> None:
+        if self.mesh.registry.kind == "none":
+            return
         if self.mesh.registry.kind == "external":
             self.enrolment.registry_came_back()
             return
@@ -336,12 +363,16 @@ class Supervisor:
     def _changed(self, name: str, before: Agent, after: Agent) -> None:
         """After every step of an agent: what becomes of its sockets, who waits for it, and who should try again."""
         self.members[name].launcher.hold(hold(after))
-        if after.wish is Wish.DOWN and before.wish is Wish.UP:
+        if after.wish is Wish.UP:
+            self.coming.discard(name)
+        elif before.wish is Wish.UP:
             self.warmth.stopped(name)
         if before.incoming and after.rejection and after.serving and not (after.incoming or after.pending):
             self.selection.rejected(name)
         if phase(before) is phase(after) and before.serving == after.serving and before.incoming == after.incoming:
             return
+        if name == self.mesh.alone and after.ended is not None:
+            self._end_as(name, after.ended)
         became_ready = after.serving is not None and after.serving != before.serving
         if name == REGISTRY:
             # Not before its process is on its way: watching a large tree takes as long as it takes to start.
@@ -396,8 +427,20 @@ class Supervisor:
         self.members[name].status = text
 
     def _give_up(self, name: str, reason: str) -> None:
-        self.say(f"{name} is essential and {reason}: the mesh stops")
+        self.gave_up = f"{name} is essential and {reason}"
+        self.say(f"{self.gave_up}: the mesh stops")
         self.finish(1)
+
+    def _end_as(self, name: str, ended: Exit) -> None:
+        """An agent by itself has ended: whether it is started again is for whoever started us to decide."""
+        if self.over.is_set():
+            return
+        code = exit_code_of(ended)
+        if code:
+            self.gave_up = f"{name} has ended ({ended})"
+        self.say(f"this ends with {name}, exit code {code}")
+        self.exit_code = code
+        self.over.set()
 
     # ---- watching ----------------------------------------------------------------------------------------------------
 
@@ -503,6 +546,7 @@ class Supervisor:
     def warnings(self) -> tuple[str, ...]:
         """What should not be overlooked, for `ps` and `up`."""
         found = [*self.mesh.warnings, *self.ignore.warnings]
+        found += [lack] if (lack := missing()) else []
         off = sorted(self.state.unwatched() & self.members.keys())
         if off:
             found.append(f"not watched (switched off by hand): {', '.join(off)}; `meshsup watch enable` undoes it")

@@ -62,7 +62,7 @@ def ls(
         show(*meshes.names(found))
     elif found:
         show(*meshes.table(found))
-    talk(*(meshes.remarks(found, blind=blind, named=not quiet)))
+    talk(*(meshes.remarks(found, blind=blind)))
 
 
 VERBS = {"health": health, "ls": ls}

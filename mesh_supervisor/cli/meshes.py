@@ -18,8 +18,8 @@ from mesh_supervisor.cli.rows import COLOURS
 from mesh_supervisor.cli.table import aligned
 from mesh_supervisor.cli.terminal import GREEN, RED, YELLOW, painted
 from mesh_supervisor.cli.words import duration, one_line
+from mesh_supervisor.control.brief import Brief
 from mesh_supervisor.control.glance import Glance
-from mesh_supervisor.control.messages import Brief
 from mesh_supervisor.errors import MeshError, NotRunning
 from mesh_supervisor.health import share
 from mesh_supervisor.host.unixsockets import listening
@@ -149,11 +149,10 @@ def _painted(text: str) -> str:
     return painted(text, COLOURS["starting"] if not wanted else GREEN if ready == wanted else YELLOW)
 
 
-def remarks(found: Sequence[Found], *, blind: bool, named: bool) -> list[str]:
-    """For stderr. ``named``: those that do not answer are in the table already."""
+def remarks(found: Sequence[Found], *, blind: bool) -> list[str]:
+    """For stderr."""
     said = [] if found else ["no mesh of this user runs here; `meshsup up` starts one"]
-    if not named:
-        said += [f"pid {one.pid}: {one.trouble}" for one in found if one.brief is None]
+    said += [f"pid {one.pid or 'unknown'}: {one.trouble}" for one in found if one.brief is None]
     if blind:
         said.append("no /proc/net/unix here: only this folder's mesh and those in deep folders are found")
     return said

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh_supervisor.control.brief import Brief
 from mesh_supervisor.control.glance import Glance
-from mesh_supervisor.control.messages import Brief
 from mesh_supervisor.control.near import answering
 from mesh_supervisor.errors import ConfigError, MeshError, NotRunning, UnknownAgent, UsageError, WaitTimedOut
 from mesh_supervisor.health import Verdict, judge
@@ -69,7 +69,7 @@ def understood(words: Sequence[str]) -> Question | None:
             return None
         else:
             agents.append(word)
-    return Question(**before, agents=tuple(agents), **behind)
+    return Question(before.get("file"), before.get("directory"), tuple(agents), **behind)
 
 
 def answer(question: Question, start: Path, environ: Mapping[str, str]) -> tuple[str, int]:

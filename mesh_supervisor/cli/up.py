@@ -15,7 +15,8 @@ from mesh_supervisor.cli.help import Verb
 from mesh_supervisor.cli.parameters import argument, command, option
 from mesh_supervisor.cli.terminal import complain, show, talk
 from mesh_supervisor.control.client import Client
-from mesh_supervisor.errors import UsageError, WaitTimedOut
+from mesh_supervisor.control.near import of_agent
+from mesh_supervisor.errors import AlreadyRunning, UsageError, WaitTimedOut
 from mesh_supervisor.locate import Place, mode_in
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def up(
     place = place_of(ctx)
     client = Client(place)
     if client.running():
+        _refuse_elsewhere(client)
         _say_without_effect(client, prod=prod, watch=watch, debounce=debounce, show_secrets=show_secrets)
         _join(client, agents or [], profiles or [], stay=not (detach or wait))
     else:
@@ -91,8 +93,13 @@ def _mode(place: Place, prod: bool | None) -> tuple[Mode, str]:
 
 def _launch(place: Place, options: UpOptions) -> None:
     if options.detached:
+        if os.getpid() == 1:
+            raise UsageError("PID 1 cannot go into the background: the container would end; leave -d and --wait out")
         from mesh_supervisor.cli.detaching import detach
+        from mesh_supervisor.host.service_manager import is_invited
 
+        if is_invited(os.environ) and not sys.stdout.isatty():
+            talk("NOTIFY_SOCKET is set, but from the background nothing is told there: a service is `up` without -d")
         detach(place, options)
     else:
         import asyncio
@@ -100,6 +107,14 @@ def _launch(place: Place, options: UpOptions) -> None:
         from mesh_supervisor import running
 
         raise Exit(asyncio.run(running.run(place, options)))
+
+
+def _refuse_elsewhere(client: Client) -> None:
+    """A container that joined the mesh of another one would do nothing, and look healthy."""
+    if client.elsewhere():
+        from mesh_supervisor.host.holder import refusal_elsewhere
+
+        raise AlreadyRunning(refusal_elsewhere(client.place.state_dir))
 
 
 def _say_without_effect(
@@ -175,16 +190,54 @@ def run(
         str | None, option("--debug", metavar="[PORT]", help="Under debugpy, on 5678 or the next free port.")
     ] = None,
     wait: Annotated[bool, option("--debug-wait", help="The same, and start once a debugger is attached.")] = False,
+    prod: Annotated[
+        bool | None, option("--prod/--dev", help="Supervise it by itself, or be the program, wherever this is.")
+    ] = None,
+    watch: Annotated[bool | None, option("--watch/--no-watch", help="Supervise it, and reload on save or not.")] = None,
 ) -> None:
-    """Run one agent in this terminal. A debugger works, an MCP client can launch it.
+    """Run one agent in this terminal, or as a container's process.
 
-    Taken over from a running mesh: stopped there, and not reloaded, restarted or checked until this ends; then the
-    mesh starts it again. stdin, stdout and the exit code are the program's own.
+    In a terminal: a debugger works, an MCP client can launch it. Taken over from a running mesh: stopped there, and not
+    reloaded, restarted or checked until this ends; then the mesh starts it again. stdin, stdout and the exit code are
+    the program's own.
+
+    As PID 1, as a service without a terminal, in prod mode (where no mesh runs), and with --prod or --watch: supervised
+    by itself, with probes, drain and a control socket (`ps`, `health`), and no restarts, which are the engine's. It is
+    registered at $MESHSUP_REGISTRY_URL, or where [registry] kind = "external" says. The exit code is the program's, 1
+    when it did not get ready, 0 after SIGTERM.
     """
     from mesh_supervisor.cli import alone
 
-    wanted = alone.Debug(_port(debug), wait) if wait or debug is not None else None
-    alone.run(place_of(ctx), agent, wanted)
+    place = place_of(ctx)
+    debugging = alone.Debug(_port(debug), wait) if wait or debug is not None else None
+    if debugging is not None and (prod or watch):
+        raise UsageError("--debug is for a terminal, --prod and --watch supervise; leave one of them out")
+    if debugging is None and _supervised(place, agent, prod, watch):
+        from mesh_supervisor.options import UpOptions
+
+        mode, reason = _mode(place, prod)
+        _launch(place, UpOptions((agent,), mode=mode, mode_reason=reason, watch=watch, alone=agent))
+    alone.run(place, agent, debugging)
+
+
+def _supervised(place: Place, agent: str, prod: bool | None, watch: bool | None) -> bool:
+    """Whether `run` stays, as the supervisor of the agent. Who starts it from inside a running mesh is a person."""
+    from mesh_supervisor.spec import Mode
+
+    if prod is not None or watch:
+        return bool(prod or watch)
+    if _started_by_an_engine():
+        return True
+    client = Client(of_agent(place, agent))
+    runs_here = client.running() and not client.elsewhere()
+    return not runs_here and _mode(place, None)[0] is Mode.PROD
+
+
+def _started_by_an_engine() -> bool:
+    """Of containers, or of services. Whatever mode is asked for, there is no person at a terminal."""
+    from mesh_supervisor.host.container import is_main_process
+
+    return is_main_process() or (os.getppid() == 1 and not sys.stdout.isatty())
 
 
 def _port(text: str | None) -> int | None:

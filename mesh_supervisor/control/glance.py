@@ -14,7 +14,7 @@ import struct
 import time
 from dataclasses import dataclass
 
-from mesh_supervisor.control.messages import Brief
+from mesh_supervisor.control.brief import Brief
 from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
 
 REQUEST = b"GET /brief HTTP/1.0\r\nHost: mesh\r\n\r\n"
@@ -67,7 +67,7 @@ class Glance:
             raise MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup") from error
 
     def _received(self) -> bytes:
-        chunks = []
+        chunks: list[bytes] = []
         while True:
             self._line.settimeout(self._left())
             chunk = self._line.recv(65536)

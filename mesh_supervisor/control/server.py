@@ -2,6 +2,7 @@
 
     GET  /health                     {"ok": true}
     GET  /snapshot                   messages.Snapshot
+    GET  /brief                      brief.Brief: for who asks every few seconds
     POST /commands/VERB              a JSON object with the verb's arguments → messages.Answer
     GET  /events                     what happens from now on, one JSON object per line, until the mesh is down
     GET  /logs?agent=A&agent=B&lines=N&follow=1
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -31,10 +33,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from mesh_supervisor.control.brief import Brief
 from mesh_supervisor.control.messages import VERBS, Answer, Snapshot
 from mesh_supervisor.errors import AlreadyRunning, MeshError
 from mesh_supervisor.events import iso_time
 from mesh_supervisor.host import serve as host
+from mesh_supervisor.locate import BEING_MADE, control_socket, socket_elsewhere, socket_inside
 
 if TYPE_CHECKING:
     from mesh_supervisor.events import Event
@@ -59,6 +63,8 @@ class Controlled(Protocol):
 
     def snapshot(self) -> Snapshot: ...
 
+    def brief(self) -> Brief: ...
+
     async def command(self, verb: str, arguments: Mapping[str, Any]) -> Answer: ...
 
     def follow_events(self) -> AsyncIterator[Event]: ...
@@ -75,24 +81,55 @@ class Controlled(Protocol):
 # ---- the socket --------------------------------------------------------------------------------------------------
 
 
+class NoSocket(MeshError):
+    """There can be no socket at that path; ``reason`` says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: cannot listen there: {reason}")
+        self.reason = reason
+
+
+def listen_for(state_dir: Path) -> tuple[socket.socket, Path, str]:
+    """The control socket of ``state_dir``, where it is, and why it is not inside ("" when it is, or would have too long
+    a path, which is nobody's concern). Raises AlreadyRunning, ConfigError, MeshError.
+
+    Network file systems, and folders that a virtual machine shares with its host, often have no sockets.
+    """
+    inside = socket_inside(state_dir)
+    if inside is None:
+        return listen(control_socket(state_dir)), control_socket(state_dir), ""
+    try:
+        return listen(inside), inside, ""
+    except NoSocket as error:
+        elsewhere = socket_elsewhere(state_dir)
+        return listen(elsewhere), elsewhere, error.reason
+
+
 def listen(path: Path) -> socket.socket:
-    """A listening Unix socket at ``path``, 0600, in place of a stale one. Raises AlreadyRunning, MeshError.
+    """A listening Unix socket at ``path``, 0600, in place of a stale one. Raises AlreadyRunning, NoSocket, MeshError.
 
     It is made under another name and moved into place: nobody ever meets it with wider permissions, or not listening.
     """
     refuse_if_taken(path)
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
+    temporary = path.with_name(path.name + BEING_MADE)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        temporary.unlink(missing_ok=True)
         listener.bind(str(temporary))
         temporary.chmod(0o600)
         listener.listen(128)
         listener.setblocking(False)
+        if not _answers(temporary):  # a name for it can be made there, and that is all
+            raise OSError(errno.EOPNOTSUPP, "what listens there cannot be reached")
+        listener.accept()[0].close()  # that was us
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, MeshError) as error:
         listener.close()
-        raise MeshError(f"{path}: cannot listen there: {error.strerror or error}") from error
+        for left in (temporary, path):
+            with contextlib.suppress(OSError):
+                left.unlink()
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise NoSocket(path, reason or str(error)) from error
     return listener
 
 
@@ -155,6 +192,9 @@ def application(controlled: Controlled, stop: asyncio.Event) -> Starlette:
     async def snapshot(request: Request) -> Json:
         return Json(controlled.snapshot().to_json())
 
+    async def brief(request: Request) -> Json:
+        return Json(controlled.brief().to_json())
+
     async def command(request: Request) -> Json:
         verb = request.path_params["verb"]
         if verb not in VERBS:
@@ -177,6 +217,7 @@ def application(controlled: Controlled, stop: asyncio.Event) -> Starlette:
         routes=[
             Route("/health", health),
             Route("/snapshot", snapshot),
+            Route("/brief", brief),
             Route("/commands/{verb}", command, methods=["POST"]),
             Route("/events", events),
             Route("/logs", logs),

@@ -141,7 +141,12 @@ def _common(mesh: MeshSpec, seen: Surroundings) -> Rows:
         Remark("MESHSUP_READ_ONLY=true in production; `docker compose watch` writes edits into the containers."),
         Entry("read_only", Reference("${MESHSUP_READ_ONLY:-false}")),
         Entry("tmpfs", Words(("/tmp",))),
-        Remark("The user is the image's. An agent that reaches a `mem_limit: 512m` is killed, and started again."),
+        Remark(
+            "Empty: the image's user. What `docker compose watch` takes over gets an owner whom the engine looks up on "
+            "its own machine; where that does not know the image's user (`getent …`), MESHSUP_USER=root."
+        ),
+        Entry("user", Reference("${MESHSUP_USER:-}")),
+        Remark("An agent that reaches its limit is killed, and started again: mem_limit: 512m"),
     )
 
 

@@ -207,10 +207,11 @@ def _files(mesh: MeshSpec, machine: Machine, name: str) -> Iterator[str]:
     yield "ProtectSystem=strict"
     yield f"ProtectHome={'read-only' if _is_in(needed, HOMES) else 'yes'}"
     yield from _temporary(machine, needed)
-    # What is bound into the sandbox must be there before; `+` is the one command that runs outside of it.
+    # What is bound into the sandbox must be there before. `+` runs outside of it, but not without these binds: hence
+    # the `-`, for what is not there yet.
     owner = () if machine.as_root else ("-o", machine.user)
     yield f"ExecStartPre=+{' '.join(('/usr/bin/install', '-d', '-m', '0700', *owner, word(mesh.state_dir)))}"
-    yield f"ReadWritePaths={path_word(mesh.state_dir)}"
+    yield f"ReadWritePaths=-{path_word(mesh.state_dir)}"
     yield from (f"ReadWritePaths=-{path_word(path)}" for path in machine.written)
     yield f"CacheDirectory={name}"
     yield f"Environment=XDG_CACHE_HOME=%C/{name}"

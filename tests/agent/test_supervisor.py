@@ -17,9 +17,11 @@ from mesh_supervisor.commands import Commands
 from mesh_supervisor.control.messages import Answer
 from mesh_supervisor.errors import ConfigError, MeshError, UnknownAgent
 from mesh_supervisor.events import Bus
+from mesh_supervisor.host.inputs import InputFinder
+from mesh_supervisor.host.interpreter import Interpreter
 from mesh_supervisor.host.logs import LogHub
 from mesh_supervisor.host.statedir import StateDir
-from mesh_supervisor.launcher import Standing
+from mesh_supervisor.launcher import Phases, Standing
 from mesh_supervisor.lifecycle import Exit, Hold, Order, Phase, Start, phase
 from mesh_supervisor.news import Outputs
 from mesh_supervisor.spec import (
@@ -57,7 +59,7 @@ class Launcher:
         self._mesh, self.spec = mesh, spec
         self.instances: dict[int, Any] = {}
         self.starts: dict[int, Start] = {}
-        self.phases = None
+        self.phases: dict[int, Phases] = {}
         self.order = Order.STOP_FIRST
         self.standing = Standing()
 
@@ -163,6 +165,45 @@ def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mesh:
 def agent(name: str, *depends: str | Dependency, **keys: Any) -> AgentSpec:
     dependencies = tuple(Dependency(one) if isinstance(one, str) else one for one in depends)
     return AgentSpec(name, CommandLine(("sh",)), Path("/nowhere"), depends_on=dependencies, **keys)
+
+
+# ---- before anything is started --------------------------------------------------------------------------------------
+
+
+def test_what_up_was_asked_for_is_wanted_before_it_is_started(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreters are asked first, which takes as long as they take; `up --wait` looks meanwhile."""
+    really = InputFinder.interpreter_of
+
+    async def test() -> None:
+        asked, answers = asyncio.Event(), asyncio.Event()
+
+        async def slowly(self: InputFinder, spec: AgentSpec) -> Interpreter:
+            asked.set()
+            await answers.wait()
+            return await really(self, spec)
+
+        monkeypatch.setattr(InputFinder, "interpreter_of", slowly)
+        spec = mesh.spec(agent("a", "db"), agent("db"), agent("extra", profiles=("x",)))
+        async with mesh.up(spec):
+            assert asked.is_set() and mesh.happened == []
+            assert seen(mesh) == {
+                "a": ("waiting", "to be started", True),
+                "db": ("waiting", "to be started", True),
+                "extra": ("stopped", "", False),
+            }
+            answers.set()
+            await settle()
+            assert {name: wanted for name, (_, _, wanted) in seen(mesh).items()} == {
+                "a": True, "db": True, "extra": False,
+            }  # fmt: skip
+            assert mesh.supervisor.coming == set()
+
+    run(test)
+
+
+def seen(mesh: Mesh) -> dict[str, tuple[str, str, bool]]:
+    """{agent: (state, detail, wanted)} as `ps` has them."""
+    return {view.name: (view.state, view.detail, view.wanted) for view in mesh.commands.snapshot().agents}
 
 
 # ---- order -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.cli.probe import Question, understood
-from mesh_supervisor.control.messages import AgentBrief
+from mesh_supervisor.control.brief import AgentBrief
 from mesh_supervisor.locate import Place, control_socket
 from tests.cli.conftest import MESHSUP, Command, Done, environment
 from tests.control.fake import PLANNER, FakeMesh, brief
@@ -80,10 +80,8 @@ def test_no_mesh_is_a_line_too(ask: Ask, tmp_path_factory: pytest.TempPathFactor
     code, line = said(ask("health", cwd=elsewhere))
     assert code == 2
     assert line.startswith("no mesh: no mesh.toml in ")
-    assert said(ask("-f", "other.toml", "health")) == (
-        2,
-        "no mesh: -f other.toml: no such file; `meshsup init` writes one",
-    )
+    code, line = said(ask("-f", "other.toml", "health"))
+    assert (code, line.endswith("other.toml: no such file; `meshsup init` writes one")) == (2, True)
 
 
 def test_from_another_folder_as_engines_ask(

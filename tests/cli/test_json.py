@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mesh_supervisor.cli import meshes, probe
-from mesh_supervisor.control.messages import AgentBrief, AgentView, Outcome, Snapshot
+from mesh_supervisor.control.brief import AgentBrief
+from mesh_supervisor.control.messages import AgentView, Outcome, Snapshot
 from mesh_supervisor.diagnosis import Finding
 from mesh_supervisor.events import Event, Reload
 from mesh_supervisor.host.lines import Line

@@ -33,10 +33,10 @@ def started(folder: Path) -> Iterator[Any]:
     """``started("shop")``: a mesh of that name runs, in a folder of that name."""
     with ExitStack() as stack:
 
-        def start(name: str, **changed: Any) -> FakeMesh:
-            place = place_of(folder / name)
+        def start(folder_name: str, /, **changed: Any) -> FakeMesh:
+            place = place_of(folder / folder_name)
             fake = FakeMesh(place)
-            fake.in_brief = brief(place, **{"name": name, **changed})
+            fake.in_brief = brief(place, **{"name": folder_name, **changed})
             return stack.enter_context(running(fake))
 
         yield start
@@ -133,10 +133,7 @@ def test_one_that_does_not_answer_is_listed_as_such(
         row = meshes.table([found[path]])[1]
         assert re.split(r"  +", row) == ["-", str(os.getpid()), "no answer", "-", "-", "-", str(path)]
         assert found[control_socket(folder / "shop" / ".mesh")].brief is not None
-        assert (
-            f"pid {os.getpid()}: the supervisor does not answer"
-            in meshes.remarks([found[path]], blind=False, named=False)[0]
-        )
+        assert f"pid {os.getpid()}: the supervisor does not answer" in meshes.remarks([found[path]], blind=False)[0]
 
 
 def test_a_control_sock_of_some_other_program_is_left_alone(folder: Path) -> None:
@@ -184,13 +181,13 @@ def test_without_the_kernel_s_table_the_mesh_of_this_folder_is_found_and_the_res
     found, blind = meshes.running()
     assert blind
     assert control_socket(place.state_dir) in {one.socket for one in found}
-    assert "no /proc/net/unix" in meshes.remarks(found, blind=blind, named=True)[-1]
+    assert "no /proc/net/unix" in meshes.remarks(found, blind=blind)[-1]
     monkeypatch.chdir(folder)  # no mesh.toml here is no error
     meshes.running()
 
 
 def test_none_is_no_failure() -> None:
-    assert meshes.remarks([], blind=False, named=True) == ["no mesh of this user runs here; `meshsup up` starts one"]
+    assert meshes.remarks([], blind=False) == ["no mesh of this user runs here; `meshsup up` starts one"]
 
 
 def test_nothing_in_a_name_moves_the_cursor(meshsup: Command, started: Any, folder: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mesh_supervisor.control import server
-from mesh_supervisor.control.messages import AgentBrief, AgentView, Answer, Brief, Snapshot
+from mesh_supervisor.control.brief import AgentBrief, Brief
+from mesh_supervisor.control.messages import AgentView, Answer, Snapshot
 from mesh_supervisor.events import Event
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.locate import Place, control_socket

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.docker.engine import Docker, DockerError, NoEngine
@@ -18,25 +20,38 @@ TOLD_TO_PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
 """What pip is told on this host, it is told in the base that is made here too: nothing of it gets into a file."""
 
 
-def base_image(docker: Docker, cache: Path) -> str:
-    """Raises NoEngine when there is none, and none can be had."""
+@contextlib.contextmanager
+def base_image(docker: Docker, cache: Path) -> Iterator[str]:
+    """Its name. One that was made here goes at the end, and its archive stays in ``cache``.
+
+    Raises NoEngine when there is none, and none can be had."""
+    if _usual(docker):
+        yield USUAL
+        return
+    _import(docker, cache)
+    try:
+        yield MADE
+    finally:
+        docker.run("rmi", "-f", MADE)
+
+
+def _usual(docker: Docker) -> bool:
     if docker.has_image(USUAL):
-        return USUAL
+        return True
     try:
         docker("pull", "-q", USUAL, timeout=600)
     except (DockerError, subprocess.TimeoutExpired):
-        return _made(docker, cache)
-    return USUAL
+        return False
+    return True
 
 
-def _made(docker: Docker, cache: Path) -> str:
+def _import(docker: Docker, cache: Path) -> None:
     archive = cache / f"{_release()}-{platform.machine()}.tar"
     if not archive.exists():
         _make(archive)
     changes = [f"ENV PIP_CERT={CERTIFICATES}", "ENV LANG=C.UTF-8", 'CMD ["bash"]']
     changes += [f"ENV {name}={os.environ[name]}" for name in TOLD_TO_PIP if name in os.environ]
     docker("import", *(word for change in changes for word in ("--change", change)), str(archive), MADE, timeout=300)
-    return MADE
 
 
 def _make(archive: Path) -> None:

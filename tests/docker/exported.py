@@ -104,7 +104,8 @@ def exported(rig: Rig, **told: str) -> Iterator[Project]:
 
 def exported_compose(rig: Rig) -> str:
     """An exported Compose file: up, all healthy, agents find each other through the registry; edits are taken over."""
-    with exported(rig) as project:
+    # The engine looks the owner of what is taken over up on this host, which does not know the image's user.
+    with exported(rig, MESHSUP_USER="root") as project:
         before = time.monotonic()
         project.run("up", "-d", "--no-build", "--wait", timeout=300)
         healthy = time.monotonic() - before

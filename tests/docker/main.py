@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.docker import scenarios
+from tests.docker import exported, scenarios
 from tests.docker.base import base_image
 from tests.docker.containers import remove_labelled
 from tests.docker.engine import Docker, DockerError, NoEngine, own_engine, running_engine
@@ -26,13 +26,14 @@ Builds examples/docker/Dockerfile and tries it in a real Docker engine; prints a
 Everything that is started is gone at the end. Exit code: 0 when all went well, or was skipped with its reason; 1 when
 something failed, or (--require) nothing could be tried."""
 
+ALL = (*scenarios.ALL, *exported.ALL)
 FAILURES = (AssertionError, DockerError, OSError, ValueError, KeyError, subprocess.TimeoutExpired)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     given = _parse(words)
     if given.list:
-        for scenario in scenarios.ALL:
+        for scenario in ALL:
             print(f"{scenario.__name__:<26} {(scenario.__doc__ or '').partition(chr(10))[0]}")
         return 0
     for number in (signal.SIGTERM, signal.SIGHUP):  # ends like Ctrl-C: with everything put away
@@ -57,7 +58,10 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", metavar="IMAGE", help="an image with Python to build on, instead of python:3.13-slim")
     parser.add_argument("--compose", metavar="PATH", help="a docker-compose v2 binary, instead of `docker compose`")
     parser.add_argument("--cache", type=Path, default=_cache(), metavar="DIR", help="keeps the base that is made here")
-    return parser.parse_args(words)
+    given = parser.parse_args(words)
+    if unknown := set(given.only) - {scenario.__name__ for scenario in ALL}:
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; --list says which there are")
+    return given
 
 
 def _cache() -> Path:
@@ -81,26 +85,30 @@ def _engine(given: argparse.Namespace) -> Iterator[Docker]:
 
 def _try_all(docker: Docker, given: argparse.Namespace) -> int:
     label = f"meshsup-test={secrets.token_hex(4)}"
-    base = given.base or base_image(docker, given.cache)
-    with tempfile.TemporaryDirectory(prefix="docker-") as temporary:
+    with (
+        contextlib.nullcontext(given.base) if given.base else base_image(docker, given.cache) as base,
+        tempfile.TemporaryDirectory(prefix="docker-") as temporary,
+    ):
         folder = Path(temporary)
         folder.chmod(0o755)  # the container's user looks through it at what is mounted
         context = scenarios.copy_context(folder / "context")
         image = f"meshsup-test:{label[-8:]}"
         rig = Rig(docker, base, image, context, folder, label, _compose(docker, given.compose))
-        print(f"engine {docker.is_there()}, {_describe(docker, base)}", flush=True)
+        print(f"engine {docker.is_there()}, {_describe(docker, base, rig.compose)}", flush=True)
         try:
-            return _try(rig, [one for one in scenarios.ALL[1:] if not given.only or one.__name__ in given.only])
+            return _try(rig, [one for one in ALL[1:] if not given.only or one.__name__ in given.only])
         finally:
             remove_labelled(docker, label)
             docker.run("rmi", "-f", image)
             docker.run("image", "prune", "-f", "--filter", f"label={label}")
 
 
-def _describe(docker: Docker, base: str) -> str:
+def _describe(docker: Docker, base: str, compose: tuple[str, ...] | None) -> str:
+    """What the figures were measured with."""
     form = "{{.Driver}}, cgroup v{{.CgroupVersion}}, {{.NCPU}} cores, kernel {{.KernelVersion}}"
     python = docker("run", "--rm", "--entrypoint", "python3", base, "--version")
-    return f"{docker('info', '--format', form)}; base {base} ({python})"
+    composed = docker.run("version", "--short", command=compose).stdout.strip() if compose else "none"
+    return f"{docker('info', '--format', form)}; base {base} ({python}); Compose {composed}"
 
 
 def _compose(docker: Docker, given: str | None) -> tuple[str, ...] | None:

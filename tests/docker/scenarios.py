@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests.docker.containers import AGENT_PORTS, Callers, Container, get, started, write
 from tests.docker.engine import Docker, wait_for
@@ -493,6 +494,23 @@ def one_agent_crashes(rig: Rig) -> str:
 # ---- Compose ---------------------------------------------------------------------------------------------------------
 
 
+def builds_by_compose(rig: Rig) -> str:
+    """`docker compose build`: the same Dockerfile by BuildKit, where Compose has it; what it builds can run."""
+    image = f"{rig.image}-composed"
+    override = rig.folder / "network.yaml"  # an engine of our own gives containers no way out but the host's
+    override.write_text("services: {mesh: {build: {network: host}}}\n")
+    compose = _compose_command(rig, "compose.yaml", override, MESH_IMAGE=image)
+    try:
+        before = time.monotonic()
+        built = compose("build", timeout=1200)
+        seconds = time.monotonic() - before
+        assert built.returncode == 0, built.stdout[-3000:]
+        said = rig.docker("run", "--rm", "--label", rig.label, image, "check")
+    finally:
+        rig.docker.run("rmi", "-f", image)
+    return f"{seconds:.1f} s; `docker run IMAGE check`: {said.splitlines()[-1]}"
+
+
 def composed_for_development(rig: Rig) -> str:
     """compose.yaml: up, healthy, an edit on this host is answered, `down` leaves nothing."""
     with _composed(rig, "compose.yaml") as (ports, seconds):
@@ -518,16 +536,8 @@ def composed_for_production(rig: Rig) -> str:
 @contextlib.contextmanager
 def _composed(rig: Rig, file: str) -> Iterator[tuple[dict[str, int], float]]:
     """(the agents' ports on this host, seconds that `up --wait` took). `down` at the end, with its volumes."""
-    if rig.compose is None:
-        raise Skipped("there is no `docker compose`, no docker-compose, and no --compose PATH")
-    words = ["-f", str(rig.context / "examples/docker" / file)]
     ports = {name: _free_port() for name in AGENT_PORTS}
-    told = {"MESH_IMAGE": rig.image, "BASE": rig.base, **{f"{name.upper()}_PORT": str(ports[name]) for name in ports}}
-
-    def compose(*verb: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
-        assert rig.compose is not None
-        return rig.docker.run(*words, *verb, timeout=timeout, env=told, both=True, command=rig.compose)
-
+    compose = _compose_command(rig, file, **{f"{name.upper()}_PORT": str(port) for name, port in ports.items()})
     checked = compose("config", "--quiet")
     assert checked.returncode == 0 and not checked.stdout.strip(), f"config: {checked.stdout}"
     try:
@@ -539,6 +549,23 @@ def _composed(rig: Rig, file: str) -> Iterator[tuple[dict[str, int], float]]:
     finally:
         down = compose("down", "-v", "--timeout", "10")
     assert down.returncode == 0, f"down: {down.stdout}"
+
+
+class ComposeCommand(Protocol):
+    def __call__(self, *verb: str, timeout: float = 180) -> subprocess.CompletedProcess[str]: ...
+
+
+def _compose_command(rig: Rig, file: str, *more: Path, **told: str) -> ComposeCommand:
+    """Compose with a file of examples/docker/ (and others over it), and these variables. Raises Skipped."""
+    if rig.compose is None:
+        raise Skipped("there is no `docker compose`, no docker-compose, and no --compose PATH")
+    command, environ = rig.compose, {"MESH_IMAGE": rig.image, "BASE": rig.base, **told}
+    files = [word for path in (rig.context / "examples/docker" / file, *more) for word in ("-f", str(path))]
+
+    def run(*verb: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+        return rig.docker.run(*files, *verb, timeout=timeout, env=environ, both=True, command=command)
+
+    return run
 
 
 def _free_port() -> int:
@@ -565,6 +592,7 @@ ALL: tuple[Callable[[Rig], str], ...] = (
     reaps,
     one_agent_each,
     one_agent_crashes,
+    builds_by_compose,
     composed_for_development,
     composed_for_production,
 )

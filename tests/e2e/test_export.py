@@ -253,7 +253,7 @@ def test_compose_accepts_it(mesh: Mesh) -> None:
     assert planner["environment"]["KEY"] == "from-the-shell"
     assert "KEY" not in services["node"]["environment"]
     assert planner["environment"]["MESHSUP_REGISTRY_URL"] == "http://registry:8000"
-    assert planner["read_only"] is False or "read_only" not in planner
+    assert not planner.get("read_only")
     assert planner["depends_on"]["on"] == {"condition": "service_started", "required": True, "restart": True}
     assert planner["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     assert planner["ports"][0]["host_ip"] == "127.0.0.1" and planner["ports"][0]["published"] == "8202"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -159,13 +160,29 @@ def test_a_signal_that_cuts_such_an_end_short_does_not_make_it_a_clean_one(mesh:
 # ---- signals at other moments ----------------------------------------------------------------------------------------
 
 
+SLOW_IMPORT = """
+import importlib, pathlib, sys, time
+here = pathlib.Path(__file__).parent
+(here / "importing").touch()
+while not (here / "go").exists():
+    time.sleep(0.01)
+sys.path.remove(str(here))
+del sys.modules["typer"]
+importlib.import_module("typer")
+"""
+
+
 def test_sigterm_while_it_is_still_imported_ends_it(mesh: Mesh) -> None:
     """PID 1 has no default action: without a handler the signal would be lost, and the grace with it."""
     mesh.serving("agent")
-    with boxed(mesh, ready=False) as box:
-        wait_for(lambda: procfs.catches(box.first, signal.SIGTERM))
+    slow = mesh.write("slow/typer.py", SLOW_IMPORT).parent
+    path = os.pathsep.join([str(slow), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    with boxed(mesh, around=Surroundings(environ={"PYTHONPATH": path.rstrip(os.pathsep)}), ready=False) as box:
+        wait_for((slow / "importing").exists)
         box.signal(signal.SIGTERM)
+        (slow / "go").touch()
         assert box.wait(GRACE) == 0
+        assert box.output() == box.errors() == ""
 
 
 def test_sigterm_ends_a_registry_by_itself(mesh: Mesh) -> None:
@@ -321,6 +338,7 @@ def test_it_runs_where_much_is_missing(mesh: Mesh, keys: dict[str, Any]) -> None
     mesh.config(mesh.table("agent"), mesh='state_dir = "state"')
     with boxed(mesh, around=around) as box:
         wait_for(lambda: box.says(f"listens on 0.0.0.0 for {around.user or 0}"))
+        assert box.says("no /proc that shows the processes of this mesh") is (around.proc == "other")
         assert _refused_to_write(box, mesh) is bool(around.read_only or around.user)
         assert mesh.answer("agent") == "one"
         before = mesh.agent("agent")

@@ -177,6 +177,25 @@ def test_wrappers_stop_cleanly(mesh: Mesh) -> None:
     assert len([line for line in mesh.processes().values() if "inner.py" in line]) == 0
 
 
+def test_a_stop_by_the_signal_that_mesh_toml_names_is_no_failure(mesh: Mesh) -> None:
+    """Of a program without a handler, of one that raises KeyboardInterrupt, and of one that says 130 as shells do."""
+    mesh.write("plain.py", "import time\nprint('up', flush=True)\ntime.sleep(1000)\n")
+    mesh.write("says.sh", "trap 'exit 130' INT\necho up\nwhile :; do sleep 0.05; done\n")
+    keys = 'ready = { log = "up" }\nstop = { signal = "SIGINT" }\n'
+    mesh.config(
+        f'[agents.plain]\ncommand = "plain.py"\nruntime = false\n{keys}'
+        f'[agents.guest]\ncommand = "plain.py"\n{keys}'
+        f'[agents.shell]\ncommand = ["sh", "says.sh"]\n{keys}'
+        f'[agents.other]\ncommand = ["sleep", "1000"]\nstop = {{ signal = "SIGINT" }}\n'
+    )
+    mesh.up()
+    mesh.ok("stop")
+    for name in ("plain", "guest", "shell", "other"):
+        assert (mesh.row(name)["state"], mesh.row(name)["last"]) == ("stopped", "stopped")
+        assert [event["text"] for event in mesh.events("stopped", agent=name)] == ["stopped"]
+    assert "SIGINT" not in mesh.ok("ps", "-o", "wide") + mesh.log()
+
+
 def test_signals_ignored_by_the_shell_that_started_us_are_not_inherited(mesh: Mesh) -> None:
     """A shell's background job has SIGINT ignored; agents that wait for SIGINT must stop all the same."""
     mesh.write(

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -250,18 +251,22 @@ def test_run_debug_takes_over_under_debugpy(planner: Mesh) -> None:
         person.see("who? ")
 
 
-def test_what_keeps_it_from_being_debugged_stops_nothing(planner: Mesh) -> None:
-    before = planner.agent("planner")
-    missing = planner.run("run", "--debug", "planner")
+def test_what_keeps_it_from_being_debugged_stops_nothing(mesh: Mesh) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", mesh.root / "env"], check=True)  # without debugpy
+    mesh.write("planner.py", server("planner one", ASKING))
+    mesh.config(mesh.table("planner", 'python = "env/bin/python"'))
+    mesh.up()
+    before = mesh.agent("planner")
+    missing = mesh.run("run", "--debug", "planner")
     assert missing.code == 1
     assert "debugpy is not installed for " in missing.err and "install" in missing.err.partition("`")[2]
-    planner.write("debugpy/__init__.py", "")
-    taken = planner.run("run", "--debug", str(planner.registry_port), "planner")
-    assert taken.code == 1 and f"port {planner.registry_port} is already in use by" in taken.err
-    assert planner.run("run", "--debug=many", "planner").code == 2
-    after = planner.agent("planner")
+    mesh.write("debugpy/__init__.py", "")
+    taken = mesh.run("run", "--debug", str(mesh.registry_port), "planner")
+    assert taken.code == 1 and f"port {mesh.registry_port} is already in use by" in taken.err
+    assert mesh.run("run", "--debug=many", "planner").code == 2
+    after = mesh.agent("planner")
     assert (after.pid, after.generation) == (before.pid, before.generation)
-    assert not planner.events("held")
+    assert not mesh.events("held")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("debugpy") is None, reason="debugpy is not installed here")

@@ -650,7 +650,7 @@ def test_a_unit_for_the_mesh(servers: MeshFile) -> None:
     assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert found["WorkingDirectory"] == [str(servers.root)]
     assert found["User"] == ["ada"]
-    assert found["ReadWritePaths"][-1] == f"{servers.root}/.mesh"
+    assert found["ReadWritePaths"][-1] == f"-{servers.root}/.mesh"
     assert found["TimeoutStopSec"] == ["45"]  # stop_timeout is 30
     assert found["KillMode"] == ["mixed"]
     assert found["EnvironmentFile"] == ["-/etc/meshsup/mesh-demo.env"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh_supervisor.control.messages import AgentBrief, Brief
+from mesh_supervisor.control.brief import AgentBrief, Brief
 from mesh_supervisor.errors import UnknownAgent
 from mesh_supervisor.health import LONGEST_REASON, SAYS, Verdict, judge, share
 from mesh_supervisor.lifecycle import Phase

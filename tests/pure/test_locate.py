@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.errors import ConfigError
-from mesh_supervisor.locate import LONGEST_SOCKET, Place, control_socket, find_file, locate, mode_in
+from mesh_supervisor.locate import (
+    BEING_MADE,
+    LONGEST_SOCKET,
+    Place,
+    control_socket,
+    control_socket_bound_at,
+    find_file,
+    locate,
+    mode_in,
+    short_paths,
+)
 from tests.pure.meshfile import MeshFile
 
 
@@ -247,3 +257,38 @@ def test_a_short_folder_where_we_may_not_look_is_passed_over(mesh: MeshFile, mon
     control_socket(deep).touch()
     monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [mesh.root / ("x" * 300), good])
     assert control_socket(deep).parent == good
+
+
+# ---- from the kernel's table back to meshes ----------------------------------------------------------------------
+
+
+def test_a_control_socket_is_known_by_its_place(mesh: MeshFile) -> None:
+    state_dir = mesh.root / ".mesh"
+    state_dir.mkdir()
+    bound = state_dir / "control.sock.new"  # what the kernel goes on calling it
+    assert control_socket_bound_at(bound) is None  # somebody else's control.sock: no state_dir
+    (state_dir / "owner").write_text("0123abcd")
+    control = state_dir / "control.sock"
+    assert control_socket_bound_at(bound) == control_socket_bound_at(control) == control
+    assert control_socket_bound_at(state_dir / "agent.sock") is None
+
+
+def test_one_under_a_short_path_is_known_whatever_the_runtime_folder_is(
+    mesh: MeshFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [mesh.root / "meshsup"])
+    assert control_socket_bound_at(Path("/run/user/7/meshsup/0123456789abcdef.sock.new")) == Path(
+        "/run/user/7/meshsup/0123456789abcdef.sock"
+    )
+    short = control_socket(deep(mesh.root))
+    assert control_socket_bound_at(short.with_name(short.name + BEING_MADE)) == short
+    assert short_paths() == []
+    short.touch()
+    assert short_paths() == [short]
+    for other in (
+        "/run/user/7/other/0123456789abcdef.sock",
+        "/tmp/meshsup-1/x.sock",
+        "/tmp/meshsup-1/0123456789abcdef",
+        "/x/.new",
+    ):
+        assert control_socket_bound_at(Path(other)) is None
