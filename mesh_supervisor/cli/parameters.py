@@ -58,7 +58,7 @@ class Argument(click.Argument):
         shown = self.row[0] if self.required else f"[{self.row[0]}]"
         return f"{shown}..." if self.nargs == -1 else shown
 
-    def get_help_record(self, ctx: click.Context) -> None:
+    def get_help_record(self, ctx: click.Context) -> Any:
         return None  # Verb.format_options shows it
 
 
@@ -152,7 +152,7 @@ def _kind(annotated: Any) -> tuple[Any, bool]:
     return annotated, False
 
 
-def _type(kind: Any, given: Given) -> click.ParamType:
+def _type(kind: Any, given: Given) -> Any:
     if kind is int and (given.least is not None or given.most is not None):
         return click.IntRange(_whole(given.least), _whole(given.most))
     if kind is float:
