@@ -19,7 +19,6 @@ A message is one sentence (or one per line, for several mistakes) that names the
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 
@@ -94,6 +93,8 @@ class AlreadyRunning(MeshError):
 
 def suggestion(word: str, known: Sequence[str]) -> str:
     """``; did you mean 'planner'?`` for a near miss, else the list of what there is (or nothing)."""
+    import difflib  # only a mistake needs it, and `health` runs every few seconds
+
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"

@@ -441,7 +441,9 @@ class AgentPreparation:
 
     def starter(self, spec: AgentSpec, target: Target, guest: Guest) -> Starter:
         trace = trace_options(spec, self._roots, (self.ground.mesh.state_dir, *_temporary_folders(spec)))
-        cold = Cold(target, guest, Begin(trace, learn=spec.warm is not False))
+        cold = Cold(target, guest, Begin(trace, learn=self._learns(spec)))
+        if not self.ground.mesh.keeps_warm:
+            return cold
         imports = self.inputs.third_party
         told = environment.when_warm(spec, imports)
         return Warmly(self.ground.warmth, spec.name, spec.warm, imports, cold, told)
@@ -451,7 +453,7 @@ class AgentPreparation:
         self.inputs = await self.ground.selection.preview(spec.name)
         program = await self.as_known(spec, 0)
         target = await self.target(spec)
-        if isinstance(target, Plain) or spec.warm is False:
+        if isinstance(target, Plain) or not self._learns(spec):
             return None
         imports = self.inputs.third_party
         return wanted_by(spec.name, spec.warm, imports, target, program, environment.when_warm(spec, imports))
@@ -518,12 +520,16 @@ class AgentPreparation:
 
     async def _take_inventory(self, spec: AgentSpec, instance: Instance, patience: float, took: float | None) -> bool:
         """``took``: seconds from its spawn to ready, of a cold start."""
-        if instance.guest is None or spec.warm is False:
+        if instance.guest is None or not self._learns(spec):
             return False
         packets = await instance.guest.inventory(patience)
         if packets:
             self.ground.warmth.learnt(spec.name, packets, took)
         return bool(packets)
+
+    def _learns(self, spec: AgentSpec) -> bool:
+        """Whether it is of use to know what it imports."""
+        return spec.warm is not False and self.ground.mesh.keeps_warm
 
     def registrar(self, spec: AgentSpec) -> Register:
         return registrar_of(spec, self.inputs.third_party)

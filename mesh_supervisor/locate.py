@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +63,8 @@ def find_file(start: Path, *, file: Path | None, directory: Path | None, environ
 
 def read_leniently(file: Path) -> dict[str, Any]:
     """The tables of ``file``; {} when it is missing or is no TOML. For questions that must not fail."""
+    import tomllib  # as long to import as a tenth of what `health` does, which mostly needs none
+
     try:
         return tomllib.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError):  # ValueError: no UTF-8, no TOML
@@ -237,11 +238,22 @@ def _state_dir_in(file: Path, environ: Mapping[str, str]) -> Path:
 
 
 def _written_state_dir(file: Path) -> object:
+    if not _may_name_it(file):
+        return None
     tables = read_leniently(file)
     mesh = tables.get("mesh")
     if tables or not file.is_file():
         return mesh.get("state_dir") if isinstance(mesh, dict) else None
     return _state_dir_line(file)
+
+
+def _may_name_it(file: Path) -> bool:
+    """Whether it is worth reading as TOML. (A key can be written with escapes.)"""
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return False
+    return b"state_dir" in text or b"\\" in text
 
 
 def _state_dir_line(file: Path) -> str | None:

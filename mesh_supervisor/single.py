@@ -29,8 +29,6 @@ def alone(mesh: MeshSpec, name: str) -> MeshSpec:
         restart=Restart.NEVER,
         essential=False,  # whatever ends it ends us: see Supervisor
         register=Register.NEVER if unregistered else written.register,
-        # Without reloads nobody starts a second time, and a warm process would only cost memory.
-        warm=written.warm if mesh.watch.enabled else False,
     )
     missing = unregistered and _would_be_registered(written)
     warnings = (f"{name} is not registered: nothing says where the registry is; {REGISTRY_CURE}",) if missing else ()

@@ -281,3 +281,8 @@ class MeshSpec:
     alone: str | None = None
     warnings: tuple[str, ...] = ()
     secrets: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+
+    @property
+    def keeps_warm(self) -> bool:
+        """Whether a warm process is worth its memory: an agent by itself that nothing reloads is started once."""
+        return self.alone is None or self.watch.enabled

@@ -20,10 +20,18 @@ def health(
     agents: Agents = None,
     live: Annotated[
         bool,
-        option("--live/--ready", help="Is it worth keeping? / Do all that are wanted serve? (The default is --ready.)"),
+        option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)", show_default=False),
     ] = False,
     timeout: Annotated[
-        float, option("--timeout", least=0, most=1_000_000, metavar="SECONDS", help="No answer by then is a no.")
+        float,
+        option(
+            "--timeout",
+            least=0,
+            most=1_000_000,
+            metavar="SECONDS",
+            help="No answer by then is a no; 3 if not given.",
+            show_default=False,
+        ),
     ] = probe.TIMEOUT,
     as_json: Annotated[bool, option("--json", help="One line of JSON (docs/json.md).")] = False,
 ) -> None:

@@ -126,7 +126,11 @@ def doctor(ctx: click.Context, as_json: Json = False) -> None:
     """
     from mesh_supervisor.cli import doctor as examining
 
-    wrong = examining.examine(place_of(ctx), as_json)
+    try:
+        place = running_place(ctx)
+    except UsageError:  # of several agents by themselves none is meant
+        place = place_of(ctx)
+    wrong = examining.examine(place, as_json)
     if wrong:
         raise Exit(1)
 

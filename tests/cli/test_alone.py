@@ -74,6 +74,8 @@ def test_exec_finds_the_nearest_venv(planner: Path, meshsup: Command) -> None:
         (("exec", "planner", "--"), 2, "nothing to run"),
         (("exec", "planer", "--", "true"), 4, "did you mean 'planner'?"),
         (("run", "planer"), 4, "did you mean 'planner'?"),
+        (("run", "planer", "--prod"), 4, "did you mean 'planner'?"),
+        (("run", "planner", "--debug", "--watch"), 2, "leave one of them out"),
     ],
 )
 def test_what_cannot_be_run(planner: Path, meshsup: Command, words: tuple[str, ...], code: int, sentence: str) -> None:
@@ -99,6 +101,15 @@ def test_run_takes_the_agent_over(mesh: FakeMesh, meshsup: Command) -> None:
     ((verb, arguments),) = mesh.asked
     assert (verb, arguments["agents"], arguments["how"]) == ("hold", ["planner"], "run")
     assert arguments["pid"] > 1, "who asks, as the kernel says it"
+
+
+@pytest.mark.parametrize(("words", "mode"), [((), "prod"), (("--dev",), "prod"), (("--no-watch",), "dev")])
+def test_a_person_beside_a_running_mesh_takes_over_whatever_its_mode(
+    mesh: FakeMesh, meshsup: Command, words: tuple[str, ...], mode: str
+) -> None:
+    mesh.answers["hold"] = Answer(ok=True, body=HOW_IT_STARTS)
+    assert meshsup("run", "planner", *words, env={"MESHSUP_MODE": mode}).code == 0
+    assert [verb for verb, _ in mesh.asked] == ["hold"]
 
 
 def test_nobody_can_ask_for_another_process(mesh: FakeMesh) -> None:

@@ -12,7 +12,7 @@ import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,8 @@ from tests.docker.engine import Docker, wait_for
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTEXT = (".dockerignore", "pyproject.toml", "README.md", "LICENSE", "mesh.toml", "mesh_supervisor", "examples")
 """What the example's image is built from: the repository as it is, committed or not."""
+
+NOT_FOR_THE_IMAGE = (".env", "examples/.env", ".git/config", ".mesh/owner", "examples/.mesh/owner")
 
 GOAL = "/?goal=make+tea"
 
@@ -118,7 +120,13 @@ def server(answer: str, before: str = "") -> str:
 
 def builds(rig: Rig) -> str:
     """The example's image builds; after an edit of an agent one layer is made anew, and nothing is installed again."""
-    first = rig.build(rig.image)
+    with _beside_the_sources(rig.context, NOT_FOR_THE_IMAGE):
+        first = rig.build(rig.image)
+    look = " -o ".join(f"-path '*/{name}'" for name in NOT_FOR_THE_IMAGE)
+    found = rig.docker(
+        "run", "--rm", "--label", rig.label, "--entrypoint", "sh", rig.image, "-c", f"find /app /src {look}"
+    )
+    assert found == "", f"in the image: {found}"
     layers = _layers(rig, rig.image)
     again = f"{rig.image}-again"
     try:
@@ -140,6 +148,19 @@ def builds(rig: Rig) -> str:
         f"first {first:.1f} s, after an edit of an agent {agent:.1f} s (1 of {len(layers)} layers), "
         f"of the supervisor {supervisor:.1f} s; {size / 1e6:.0f} MB above the base's"
     )
+
+
+@contextlib.contextmanager
+def _beside_the_sources(context: Path, names: Sequence[str]) -> Iterator[None]:
+    """Only for the build: others mount the context."""
+    for name in names:
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text("SECRET=1\n")
+    try:
+        yield
+    finally:
+        for name in names:
+            (context / name).unlink()
 
 
 def _layers(rig: Rig, image: str) -> list[str]:

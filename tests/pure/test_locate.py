@@ -104,6 +104,7 @@ def test_a_dangling_link_is_found_not_passed_over(mesh: MeshFile) -> None:
         ("", ".mesh"),
         ("[mesh]\nstate_dir = 'var'", "var"),
         ("[mesh]\nstate_dir = '../var'", "../var"),
+        ('[mesh]\n"state\\u005fdir" = "var"', "var"),
         ("[mesh]\nstate_dir = '${STATE}/x'", "from-shell/x"),
         ("[mesh]\nstate_dir = 3", ".mesh"),
         ("mesh = 3", ".mesh"),

@@ -70,8 +70,8 @@ def test_what_is_wrong_with_others_is_no_matter_here(mesh: MeshFile) -> None:
 
 @pytest.mark.parametrize("watch", [False, True])
 def test_a_warm_process_is_kept_only_where_something_may_be_reloaded(mesh: MeshFile, watch: bool) -> None:
-    spec = read(mesh, mode=Mode.PROD, watch=watch)
-    assert spec.agents["planner"].warm == ("auto" if watch else False)
+    assert read(mesh, mode=Mode.PROD, watch=watch).keeps_warm is watch
+    assert mesh.read(TWO, mode=Mode.PROD, watch=False).keeps_warm
 
 
 # ---- the registry --------------------------------------------------------------------------------------------------
