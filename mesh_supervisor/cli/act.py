@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import click
 
 from mesh_supervisor.cli.asking import Agents, Force, Json, Timeout, client_of, complete_agents, tell
-from mesh_supervisor.cli.help import Verb
+from mesh_supervisor.cli.help import Topic
+from mesh_supervisor.cli.parameters import argument, option
 from mesh_supervisor.errors import UsageError
 from mesh_supervisor.locate import absolute
 
 
-def start(ctx: typer.Context, agents: Agents = None, timeout: Timeout = None, as_json: Json = False) -> None:
+def start(ctx: click.Context, agents: Agents = None, timeout: Timeout = None, as_json: Json = False) -> None:
     """Start agents, and wait until they are ready. None named: all."""
     _command(ctx, "start", agents, timeout, as_json)
 
 
-def stop(ctx: typer.Context, agents: Agents = None, timeout: Timeout = None, as_json: Json = False) -> None:
+def stop(ctx: click.Context, agents: Agents = None, timeout: Timeout = None, as_json: Json = False) -> None:
     """Stop agents, and wait until they are gone. None named: all; the registry and the supervisor stay.
 
     No edit starts them again; `start` does, and the next `up`.
@@ -27,7 +28,7 @@ def stop(ctx: typer.Context, agents: Agents = None, timeout: Timeout = None, as_
 
 
 def restart(
-    ctx: typer.Context,
+    ctx: click.Context,
     agents: Agents = None,
     force: Force = False,
     timeout: Timeout = None,
@@ -42,14 +43,12 @@ def restart(
 
 Targets = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="AGENT|PATH", help="Names, globs, or files: what `why FILE` names.", autocompletion=complete_agents
-    ),
+    argument(metavar="AGENT|PATH", help="Names, globs, or files: what `why FILE` names.", complete=complete_agents),
 ]
 
 
 def reload(
-    ctx: typer.Context,
+    ctx: click.Context,
     targets: Targets = None,
     force: Force = False,
     timeout: Timeout = None,
@@ -71,8 +70,8 @@ def is_path(word: str) -> bool:
 
 
 def apply(
-    ctx: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the difference.")] = False,
+    ctx: click.Context,
+    dry_run: Annotated[bool, option("--dry-run", help="Only print the difference.")] = False,
     force: Force = False,
     timeout: Timeout = None,
     as_json: Json = False,
@@ -81,11 +80,11 @@ def apply(
     _command(ctx, "apply", [], timeout, as_json, dry_run=dry_run, force=force)
 
 
-watch = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is watched; switch it on and off.")
+watch = Topic("watch", "What is watched; switch it on and off.")
 
 
-@watch.command(cls=Verb)
-def status(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
+@watch.verb()
+def status(ctx: click.Context, agents: Agents = None, as_json: Json = False) -> None:
     """What is watched, how, and why not. When nothing runs: by mesh.toml alone."""
     client = client_of(ctx, agents)
     if client.running():
@@ -98,8 +97,8 @@ def status(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> 
     tell(asyncio.run(offline.watch_status(client.place, agents or [])), as_json)
 
 
-@watch.command(cls=Verb)
-def enable(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
+@watch.verb()
+def enable(ctx: click.Context, agents: Agents = None, as_json: Json = False) -> None:
     """Let saves reload these agents again. None named: all.
 
     What has changed meanwhile is reloaded now. Remembered.
@@ -107,8 +106,8 @@ def enable(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> 
     _command(ctx, "watch-enable", agents, None, as_json)
 
 
-@watch.command(cls=Verb)
-def disable(ctx: typer.Context, agents: Agents = None, as_json: Json = False) -> None:
+@watch.verb()
+def disable(ctx: click.Context, agents: Agents = None, as_json: Json = False) -> None:
     """Let no save reload these agents. None named: all.
 
     Remembered, and said at every `up`.
@@ -117,8 +116,11 @@ def disable(ctx: typer.Context, agents: Agents = None, as_json: Json = False) ->
 
 
 def _command(
-    ctx: typer.Context, verb: str, agents: list[str] | None, timeout: float | None, as_json: bool, **arguments: Any
+    ctx: click.Context, verb: str, agents: list[str] | None, timeout: float | None, as_json: bool, **arguments: Any
 ) -> None:
     if "" in (agents or []):
         raise UsageError("an empty word is no agent; leave it out to mean all")
     tell(client_of(ctx, agents).command(verb, timeout=timeout, agents=agents or [], **arguments), as_json)
+
+
+VERBS = {"start": start, "stop": stop, "restart": restart, "reload": reload, "apply": apply, "watch": watch}

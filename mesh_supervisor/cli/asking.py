@@ -9,8 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import click
+from click.exceptions import Exit
 
+from mesh_supervisor.cli.parameters import argument, option
 from mesh_supervisor.cli.terminal import complain, show, show_json, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import AgentView, Answer
@@ -31,24 +33,24 @@ class Where:
         return locate(Path.cwd(), file=self.file, directory=self.directory, environ=os.environ)
 
 
-def place_of(ctx: typer.Context) -> Place:
+def place_of(ctx: click.Context) -> Place:
     where = ctx.find_root().obj
     assert isinstance(where, Where)
     return where.place()
 
 
-def running_place(ctx: typer.Context, agents: Sequence[str] | None = ()) -> Place:
+def running_place(ctx: click.Context, agents: Sequence[str] | None = ()) -> Place:
     """Where the supervisor keeps its state that is asked, or was when nothing runs. ``agents``: names and globs.
 
     Raises UnknownAgent, UsageError: several agents run here by themselves, and it cannot be told which is meant."""
     return answering(place_of(ctx), agents or ())
 
 
-def client_of(ctx: typer.Context, agents: Sequence[str] | None = ()) -> Client:
+def client_of(ctx: click.Context, agents: Sequence[str] | None = ()) -> Client:
     return Client(running_place(ctx, agents))
 
 
-def complete_agents(ctx: typer.Context, incomplete: str) -> list[str]:
+def complete_agents(ctx: click.Context, incomplete: str) -> list[str]:
     """For the shell: the agents of the mesh.toml that this command would use. Never an error, never slow."""
     from mesh_supervisor.errors import MeshError
 
@@ -61,16 +63,14 @@ def complete_agents(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in agents if name.startswith(incomplete)] if isinstance(agents, dict) else []
 
 
-Agents = Annotated[
-    list[str] | None, typer.Argument(metavar="AGENT", help="Names or globs.", autocompletion=complete_agents)
-]
-OneAgent = Annotated[str, typer.Argument(metavar="AGENT", help="Its name.", autocompletion=complete_agents)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+Agents = Annotated[list[str] | None, argument(metavar="AGENT", help="Names or globs.", complete=complete_agents)]
+OneAgent = Annotated[str, argument(metavar="AGENT", help="Its name.", complete=complete_agents)]
+Json = Annotated[bool, option("--json", help="Print JSON (docs/json.md).")]
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", min=0, max=1_000_000, metavar="SECONDS", help="Wait no longer; exit code 124."),
+    option("--timeout", least=0, most=1_000_000, metavar="SECONDS", help="Wait no longer; exit code 124."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Also when its files cannot be loaded: the old instance is lost.")]
+Force = Annotated[bool, option("--force", help="Also when its files cannot be loaded: the old instance is lost.")]
 
 
 def chosen(views: Sequence[AgentView], wanted: Sequence[str]) -> list[AgentView]:
@@ -92,7 +92,7 @@ def tell(answer: Answer, as_json: bool = False) -> None:
     if answer.error:
         complain(answer.error)
     if not answer.ok:
-        raise typer.Exit(answer.exit_code or 1)
+        raise Exit(answer.exit_code or 1)
 
 
 def json_of(answer: Answer) -> dict[str, Any]:

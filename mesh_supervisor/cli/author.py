@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import click
 
+from mesh_supervisor import __version__
 from mesh_supervisor.cli.asking import Where, place_of
+from mesh_supervisor.cli.parameters import argument, option
 from mesh_supervisor.cli.terminal import show, show_json, talk
 from mesh_supervisor.errors import ConfigError
 from mesh_supervisor.locate import FILE_NAME
 
 
 def init(
-    ctx: typer.Context,
-    force: Annotated[bool, typer.Option("--force", help="Replace the mesh.toml that is there.")] = False,
-    print_only: Annotated[bool, typer.Option("--print", help="Print it instead of writing it.")] = False,
+    ctx: click.Context,
+    force: Annotated[bool, option("--force", help="Replace the mesh.toml that is there.")] = False,
+    print_only: Annotated[bool, option("--print", help="Print it instead of writing it.")] = False,
 ) -> None:
     """Write a mesh.toml from the programs that are found here.
 
@@ -66,7 +67,7 @@ def _counted(count: int, noun: str) -> str:
     return counted(count, noun)
 
 
-def check(ctx: typer.Context) -> None:
+def check(ctx: click.Context) -> None:
     """Validate mesh.toml, and say what the mesh is. All mistakes at once, and exit code 2."""
     from mesh_supervisor.cli.checked import describe
 
@@ -86,22 +87,23 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-COMPLETE = "_MESHSUP_COMPLETE"
-"""The variable by which a shell asks for completions; typer's convention for a command of our name."""
-
-
-def load_completion() -> None:
-    """Teach typer its shells; by itself it does so only for apps with its --install-completion."""
-    from typer.completion import get_completion_inspect_parameters
-
-    get_completion_inspect_parameters()
-
-
-def completion(ctx: typer.Context, shell: Annotated[Shell, typer.Argument(help="Whose completion to print.")]) -> None:
+def completion(
+    ctx: click.Context, shell: Annotated[Shell, argument(metavar="SHELL", help="bash, zsh or fish.")]
+) -> None:
     """Print what makes a shell complete verbs and agents.
 
     bash, zsh: `eval "$(meshsup completion bash)"` in ~/.bashrc or ~/.zshrc. fish: `meshsup completion fish | source`.
     """
-    load_completion()
-    os.environ[COMPLETE] = f"source_{shell.value}"
-    ctx.find_root().command(prog_name="meshsup", complete_var=COMPLETE)
+    from click.shell_completion import get_completion_class
+
+    completing = get_completion_class(shell.value)
+    assert completing is not None
+    show(completing(ctx.find_root().command, {}, "meshsup", "_MESHSUP_COMPLETE").source().strip())
+
+
+def version() -> None:
+    """Print the version."""
+    show(f"meshsup {__version__}")
+
+
+VERBS = {"init": init, "check": check, "schema": schema, "completion": completion, "version": version}

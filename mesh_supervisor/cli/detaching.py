@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import typer
+from click.exceptions import Exit
 
 from mesh_supervisor.cli.terminal import talk
 from mesh_supervisor.control.client import Client
@@ -33,7 +33,7 @@ def detach(place: Place, options: UpOptions) -> None:
     snapshot_pid = _wait(Client(place), process)
     if snapshot_pid is None:
         talk(*output.read_text(errors="replace").splitlines()[-TAIL:])
-        raise typer.Exit(_exit_code(process.returncode))
+        raise Exit(_exit_code(process.returncode))
     talk(f"running in the background (pid {snapshot_pid}); `meshsup ps`, `logs -f`, `down`")
 
 

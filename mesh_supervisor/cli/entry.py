@@ -1,6 +1,6 @@
 """Which way a command goes: a check that an engine runs every few seconds a short one, all else to cli/main.py.
 
-Typer and what it needs is most of what a command costs: `health` takes a third of the time without it.
+Verbs, and the modules that all of them need, are most of what a command costs.
 """
 
 from __future__ import annotations

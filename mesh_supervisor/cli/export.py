@@ -5,32 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import click
 
 from mesh_supervisor.cli.asking import place_of
-from mesh_supervisor.cli.help import Verb
+from mesh_supervisor.cli.help import Topic
+from mesh_supervisor.cli.parameters import option
 
-export = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Write files for Compose or systemd. Secrets stay where they are."
-)
+export = Topic("export", "Write files for Compose or systemd. Secrets stay where they are.")
 
-Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write it there, not to stdout.")]
+Output = Annotated[Path | None, option("-o", "--output", metavar="FILE", help="Write it there, not to stdout.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace FILE also when it is not ours, or was edited since it was written.")
+    bool, option("--force", help="Replace FILE also when it is not ours, or was edited since it was written.")
 ]
 
 
-@export.command(cls=Verb)
+@export.verb()
 def compose(
-    ctx: typer.Context,
+    ctx: click.Context,
     output: Output = None,
     force: Force = False,
     dockerfile: Annotated[
-        Path | None, typer.Option("--dockerfile", metavar="FILE", help="Default: Dockerfile beside mesh.toml.")
+        Path | None, option("--dockerfile", metavar="FILE", help="Default: Dockerfile beside mesh.toml.")
     ] = None,
-    app: Annotated[
-        str, typer.Option("--app", metavar="DIR", help="Where the image has the folder of mesh.toml.")
-    ] = "/app",
+    app: Annotated[str, option("--app", metavar="DIR", help="Where the image has the folder of mesh.toml.")] = "/app",
 ) -> None:
     """A Compose file: the registry, and one service per agent. `docker compose up` runs it.
 
@@ -43,9 +40,12 @@ def compose(
     exporting.compose(place_of(ctx), output, force, dockerfile, app)
 
 
-@export.command(cls=Verb)
-def systemd(ctx: typer.Context, output: Output = None, force: Force = False) -> None:
+@export.verb()
+def systemd(ctx: click.Context, output: Output = None, force: Force = False) -> None:
     """A systemd unit: `meshsup up --prod` as a service of this machine, in a sandbox."""
     from mesh_supervisor.cli import exporting
 
     exporting.systemd(place_of(ctx), output, force)
+
+
+VERBS = {"export": export}

@@ -6,32 +6,34 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
 from mesh_supervisor.cli import probe
 from mesh_supervisor.cli.asking import Agents, Json, Where
+from mesh_supervisor.cli.parameters import option
 from mesh_supervisor.cli.terminal import show, show_json, talk
 
 
 def health(
-    ctx: typer.Context,
+    ctx: click.Context,
     agents: Agents = None,
     live: Annotated[
         bool,
-        typer.Option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)", show_default=False),
+        option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)", show_default=False),
     ] = False,
     timeout: Annotated[
         float,
-        typer.Option(
+        option(
             "--timeout",
-            min=0,
-            max=1_000_000,
+            least=0,
+            most=1_000_000,
             metavar="SECONDS",
             help="No answer by then is a no; 3 if not given.",
             show_default=False,
         ),
     ] = probe.TIMEOUT,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON (docs/json.md).")] = False,
+    as_json: Annotated[bool, option("--json", help="One line of JSON (docs/json.md).")] = False,
 ) -> None:
     """Whether the mesh is healthy, for HEALTHCHECK and probes. One line, and exit code 0 or 1.
 
@@ -48,11 +50,11 @@ def health(
     question = probe.Question(where.file, where.directory, tuple(agents or ()), live, timeout, as_json)
     line, code = probe.answer(question, Path.cwd(), os.environ)
     show(line)
-    raise typer.Exit(code)
+    raise Exit(code)
 
 
 def ls(
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Names only.")] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", help="Names only.")] = False,
     as_json: Json = False,
 ) -> None:
     """The meshes of this user that run now, wherever their mesh.toml is.
@@ -69,3 +71,6 @@ def ls(
     elif found:
         show(*meshes.table(found))
     talk(*(meshes.remarks(found, blind=blind)))
+
+
+VERBS = {"health": health, "ls": ls}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from typer.core import TyperCommand, TyperGroup
+import click
 
+from mesh_supervisor.cli.parameters import arguments, command
 from mesh_supervisor.cli.terminal import BOLD, painted
-from mesh_supervisor.errors import UsageError
+from mesh_supervisor.errors import UsageError, suggestion
 
 ABOUT = """\
 meshsup runs a mesh of agents: one registry, one process per agent,
@@ -44,13 +46,11 @@ EXIT_CODES = """\
 Exit codes: 0 ok · 1 failed · 2 usage or configuration · 3 not running
             4 unknown agent · 124 wait timed out · 130 Ctrl-C"""
 
-NOISE = re.compile(r" <(?:list\[\w+\]|str)>|(?:  )?\\?\[(?:x>=0|required)\]")
-"""What typer adds for programmers: types, and limits that go without saying."""
-ARGUMENT = re.compile(r"^  ([A-Z|]+) {2,}", re.MULTILINE)
-BRACED = re.compile(r"\{([A-Z|]+)\}")
+NOISE = re.compile(r"(?:  )?\\?\[(?:[\d.]+<=)?x(?:[<>]=[\d.]+)?\]|(?:  )?\[required\]")
+"""What click adds for programmers: limits that go without saying."""
 
 
-class Verb(TyperCommand):
+class Verb(click.Command):
     """One verb; its help is for people who type it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -67,12 +67,45 @@ class Verb(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
-        text = BRACED.sub(r"\1", NOISE.sub("", formatter.getvalue()))
-        text = ARGUMENT.sub(lambda found: f"  {found[1]:<12}", text)
+        text = NOISE.sub("", formatter.getvalue())
         formatter.buffer[:] = [line.rstrip() + "\n" for line in text.splitlines()]
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        if rows := arguments(self):
+            with formatter.section("Arguments"):
+                formatter.write_dl([(f"{name:<10}", text) for name, text in rows])
+        super().format_options(ctx, formatter)
 
-class Verbs(TyperGroup):
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+class Group(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        word = args[0]
+        if self.get_command(ctx, word) is None and not word.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"No such command {word!r}{suggestion(word, self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Topic(Group):
+    """Verbs behind a word, such as `watch status`."""
+
+    def __init__(self, name: str, help: str) -> None:
+        super().__init__(name, help=help, no_args_is_help=True)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def verb(self, name: str | None = None) -> Callable[[Function], Function]:
+        def enter(function: Function) -> Function:
+            self.add_command(command(function, Verb, name=name))
+            return function
+
+        return enter
+
+
+class Verbs(Group):
     """All verbs; its help is for people who look for one."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

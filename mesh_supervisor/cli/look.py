@@ -5,24 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
 from mesh_supervisor.cli.asking import Agents, Json, chosen, client_of, place_of, running_place, tell
+from mesh_supervisor.cli.parameters import argument, option
 from mesh_supervisor.cli.terminal import show, show_json, talk
 from mesh_supervisor.errors import UsageError
 from mesh_supervisor.locate import absolute
 
 Since = Annotated[
-    str | None, typer.Option("--since", metavar="WHEN", help="Not older than `90s`, `5m`, `2h`, `1d`, or a time.")
+    str | None, option("--since", metavar="WHEN", help="Not older than `90s`, `5m`, `2h`, `1d`, or a time.")
 ]
-Count = Annotated[int | None, typer.Option("-n", "--lines", min=0, metavar="N", help="The last N only.")]
+Count = Annotated[int | None, option("-n", "--lines", least=0, metavar="N", help="The last N only.")]
 
 
 def ps(
-    ctx: typer.Context,
+    ctx: click.Context,
     agents: Agents = None,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="wide", help="`wide`: all that is known.")] = "",
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Names only.")] = False,
+    output: Annotated[str, option("-o", "--output", metavar="wide", help="`wide`: all that is known.")] = "",
+    quiet: Annotated[bool, option("-q", "--quiet", help="Names only.")] = False,
     as_json: Json = False,
 ) -> None:
     """What runs, how it is, and what happened to it last."""
@@ -46,16 +48,14 @@ def ps(
 
 
 def logs(
-    ctx: typer.Context,
+    ctx: click.Context,
     agents: Agents = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    follow: Annotated[bool, option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
     lines: Count = None,
     since: Since = None,
-    grep: Annotated[
-        str | None, typer.Option("--grep", metavar="REGEX", help="Only lines in which it is found.")
-    ] = None,
-    previous: Annotated[bool, typer.Option("--previous", "-p", help="What the previous generation wrote.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line (docs/json.md).")] = False,
+    grep: Annotated[str | None, option("--grep", metavar="REGEX", help="Only lines in which it is found.")] = None,
+    previous: Annotated[bool, option("--previous", "-p", help="What the previous generation wrote.")] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON object per line (docs/json.md).")] = False,
 ) -> None:
     """What the agents wrote. 100 lines, or all that --since, --grep and --previous let through.
 
@@ -70,7 +70,7 @@ def logs(
 
 
 def history(
-    ctx: typer.Context, agents: Agents = None, lines: Count = None, since: Since = None, as_json: Json = False
+    ctx: click.Context, agents: Agents = None, lines: Count = None, since: Since = None, as_json: Json = False
 ) -> None:
     """Reloads: what caused them, and how long each phase took. Works also when nothing runs."""
     from mesh_supervisor.cli import happened
@@ -79,15 +79,15 @@ def history(
 
 
 def events(
-    ctx: typer.Context,
+    ctx: click.Context,
     agents: Agents = None,
     kinds: Annotated[
-        list[str] | None, typer.Option("--kind", metavar="KIND", help="Only these (docs/events.md); repeatable.")
+        list[str] | None, option("--kind", metavar="KIND", help="Only these (docs/events.md); repeatable.")
     ] = None,
     lines: Count = None,
     since: Since = None,
-    no_follow: Annotated[bool, typer.Option("--no-follow", help="Only what has happened so far.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line (docs/json.md).")] = False,
+    no_follow: Annotated[bool, option("--no-follow", help="Only what has happened so far.")] = False,
+    as_json: Annotated[bool, option("--json", help="One JSON object per line (docs/json.md).")] = False,
 ) -> None:
     """What happened, and what happens as it happens. The last 10 events, or --since, then live until Ctrl-C.
 
@@ -100,8 +100,8 @@ def events(
 
 
 def why(
-    ctx: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Also one that does not exist (any more).")],
+    ctx: click.Context,
+    files: Annotated[list[Path], argument(metavar="FILE", help="Also one that does not exist (any more).")],
     as_json: Json = False,
 ) -> None:
     """Which agents a change of FILE would reload, and by which chain. When nothing runs: by mesh.toml alone."""
@@ -118,7 +118,7 @@ def why(
         tell(asyncio.run(offline.why(client.place, paths)), as_json)
 
 
-def doctor(ctx: typer.Context, as_json: Json = False) -> None:
+def doctor(ctx: click.Context, as_json: Json = False) -> None:
     """Find what is wrong around the mesh, with its cure. Exit code 1 when something is.
 
     mesh.toml, interpreters, ports, watching, state_dir, limits; of a running mesh also what makes an agent start cold,
@@ -132,4 +132,7 @@ def doctor(ctx: typer.Context, as_json: Json = False) -> None:
         place = place_of(ctx)
     wrong = examining.examine(place, as_json)
     if wrong:
-        raise typer.Exit(1)
+        raise Exit(1)
+
+
+VERBS = {"ps": ps, "logs": logs, "history": history, "events": events, "why": why, "doctor": doctor}

@@ -4,48 +4,60 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
+import click
 
 from mesh_supervisor import __version__
-from mesh_supervisor.cli import act, author, export, health, look, registry, up
 from mesh_supervisor.cli.asking import Where
 from mesh_supervisor.cli.help import Verb, Verbs
-from mesh_supervisor.cli.terminal import complain, talk
+from mesh_supervisor.cli.parameters import command
+from mesh_supervisor.cli.terminal import complain, show, talk
 from mesh_supervisor.errors import ConfigError, MeshError
 
-app = typer.Typer(
-    cls=Verbs,
-    name="meshsup",
-    rich_markup_mode=None,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
+COMPLETE = "_MESHSUP_COMPLETE"
+"""The variable by which a shell asks for completions; click's convention for a command of our name."""
 
 SERVICES = ("up", "run", "registry")
 """Verbs that go on until they are told to stop: for them that is no failure."""
 
+MODULES: dict[str, tuple[str, ...]] = {
+    "up": ("up", "down", "run", "exec"),
+    "look": ("ps", "logs", "history", "events", "why", "doctor"),
+    "health": ("health", "ls"),
+    "act": ("start", "stop", "restart", "reload", "apply", "watch"),
+    "author": ("init", "check", "schema", "completion", "version"),
+    "export": ("export",),
+    "registry": ("registry",),
+}
+"""Module of this package → its verbs."""
 
-def _print_version(wanted: bool) -> None:
+
+class Meshsup(Verbs):
+    """A verb's module is imported when it is wanted: nobody waits for those of the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in MODULES.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = next((module for module, names in MODULES.items() if cmd_name in names), None)
+        if module is None:
+            return None
+        found = import_module(f"mesh_supervisor.cli.{module}").VERBS[cmd_name]
+        return found if isinstance(found, click.Command) else command(found, Verb)
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        version()
-        raise typer.Exit
+        show(f"meshsup {__version__}")
+        ctx.exit()
 
 
-@app.callback()
-def options(
-    ctx: typer.Context,
-    file: Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="The mesh.toml to use.")] = None,
-    directory: Annotated[Path | None, typer.Option("--directory", "-C", metavar="DIR")] = None,
-    show_version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version)] = False,
-) -> None:
+def options(file: Path | None, directory: Path | None) -> None:
     """Options before any verb."""
+    ctx = click.get_current_context()
     ctx.obj = Where(file, directory)
     if os.getpid() == 1:
         from mesh_supervisor.host import early
@@ -53,27 +65,19 @@ def options(
         early.decide(0 if ctx.invoked_subcommand in SERVICES else None)
 
 
-def version() -> None:
-    """Print the version."""
-    print(f"meshsup {__version__}")
+A_PATH = click.Path(path_type=Path)
 
-
-VERBS: tuple[Callable[..., None], ...] = (
-    *(up.up, up.down),
-    *(look.ps, look.logs, look.history, look.events, look.why, look.doctor, health.health, health.ls),
-    *(act.start, act.stop, act.restart, act.reload, act.apply),
-    *(author.init, author.check, author.schema, author.completion, version),
+app = Meshsup(
+    "meshsup",
+    callback=options,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    params=[
+        click.Option(["--file", "-f"], metavar="FILE", type=A_PATH, help="The mesh.toml to use."),
+        click.Option(["--directory", "-C"], metavar="DIR", type=A_PATH, help="Look for it from there."),
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_print_version),
+    ],
 )
-for verb in VERBS:
-    app.command(cls=Verb)(verb)
-app.command(cls=up.Run)(up.run)
-# Everything behind the agent's name is the command's own, options too.
-app.command("exec", cls=Verb, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
-    up.execute
-)
-app.add_typer(act.watch, name="watch")
-app.add_typer(registry.registry, name="registry")
-app.add_typer(export.export, name="export")
 
 
 def open_closed_streams() -> None:
@@ -88,10 +92,13 @@ def open_closed_streams() -> None:
 def main() -> NoReturn:
     """Run one command. Always leaves by SystemExit: errors of ours become a sentence on stderr and their exit code."""
     open_closed_streams()
-    if author.COMPLETE in os.environ:
-        author.load_completion()
     try:
-        app(prog_name="meshsup")
+        _run(sys.argv[1:])
+    except click.exceptions.Exit as end:
+        _leave(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        _leave(error.exit_code)
     except MeshError as error:
         _explain(error)
         _leave(error.exit_code)
@@ -99,10 +106,15 @@ def main() -> NoReturn:
         _leave(_lost(error))
     except KeyboardInterrupt:
         _leave(130)
-    except SystemExit as end:
-        # Typer makes a 1 of a pipe whose reader has left; it left because it has seen enough.
-        _leave(0 if isinstance(end.__context__, BrokenPipeError) else end.code)
     _leave(0)
+
+
+def _run(words: list[str]) -> None:
+    """What click's own main does, less what it makes of Ctrl-C and of a reader that went away."""
+    if COMPLETE in os.environ:
+        app.main(words, prog_name="meshsup")  # always leaves
+    with app.make_context("meshsup", words) as ctx:
+        app.invoke(ctx)
 
 
 def _explain(error: MeshError) -> None:

@@ -1,7 +1,7 @@
 """`meshsup health`, for who asks every few seconds: one line, one exit code, and as little work as a process can do.
 
 Whatever the answer is, it is exactly one line on stdout: an engine keeps what a check says, and shows it to people.
-Neither typer nor http.client is imported here; cli/entry.py comes here without them.
+Neither click nor http.client is imported here; cli/entry.py comes here without them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Question:
 
 
 def understood(words: Sequence[str]) -> Question | None:
-    """The question that a command line is; None: it is something else, or needs somebody who knows more (typer)."""
+    """The question that a command line is; None: it is something else, or needs somebody who knows more (click)."""
     before: dict[str, Path] = {}
     rest = list(words)
     while len(rest) > 1 and rest[0] in ("-f", "--file", "-C", "--directory"):

@@ -5,27 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+import click
+from click.exceptions import Exit
 
 from mesh_supervisor.cli.asking import client_of
-from mesh_supervisor.cli.help import Verb
+from mesh_supervisor.cli.help import Topic
+from mesh_supervisor.cli.parameters import option
 from mesh_supervisor.cli.terminal import show, show_json
 from mesh_supervisor.errors import RegistryError, UsageError
 
-registry = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The registry alone: serve it, or list it.")
+registry = Topic("registry", "The registry alone: serve it, or list it.")
 
 FRAMEWORK = "__"
 """Capabilities that an SDK announces for its own ends start with this; people did not write them."""
 LARGEST = 64 * 1024 * 1024
 
 
-@registry.command(cls=Verb)
+@registry.verb()
 def serve(
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="0: any free one.")] = 8000,
-    store: Annotated[Path | None, typer.Option("--store", metavar="FILE", help="Keep records there (SQLite).")] = None,
+    host: Annotated[str, option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, option("--port", least=0, most=65535, metavar="N", help="0: any free one.")] = 8000,
+    store: Annotated[Path | None, option("--store", metavar="FILE", help="Keep records there (SQLite).")] = None,
     allow: Annotated[
-        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A name that clients may use; repeatable.")
+        list[str] | None, option("--allow-host", metavar="NAME", help="A name that clients may use; repeatable.")
     ] = None,
 ) -> None:
     """Run a registry in the foreground, without a mesh. Ctrl-C ends it."""
@@ -34,16 +36,16 @@ def serve(
     argv = ["--host", host, "--port", str(port)]
     argv += [] if store is None else ["--store", str(store)]
     argv += [word for name in allow or () for word in ("--allow-host", name)]
-    raise typer.Exit(main(argv))
+    raise Exit(main(argv))
 
 
-@registry.command("list", cls=Verb)
+@registry.verb("list")
 def list_agents(
-    ctx: typer.Context,
+    ctx: click.Context,
     url: Annotated[
-        str | None, typer.Option("--url", metavar="URL", help="Of any registry; default: the one of the running mesh.")
+        str | None, option("--url", metavar="URL", help="Of any registry; default: the one of the running mesh.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The body of GET /agents (docs/json.md).")] = False,
+    as_json: Annotated[bool, option("--json", help="The body of GET /agents (docs/json.md).")] = False,
 ) -> None:
     """What is registered, and where. Capabilities of the SDK itself are left out."""
     from mesh_supervisor.cli.table import aligned
@@ -111,3 +113,6 @@ def _seen(at: object) -> str:
         return f"{duration(time.time() - unix_time(at))} ago"
     except ValueError:
         return "-"
+
+
+VERBS = {"registry": registry}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+import click
+from click.exceptions import Exit
 
 from mesh_supervisor.cli.asking import Agents, OneAgent, Timeout, client_of, place_of
 from mesh_supervisor.cli.help import Verb
+from mesh_supervisor.cli.parameters import argument, command, option
 from mesh_supervisor.cli.terminal import complain, show, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.near import of_agent
@@ -23,24 +26,22 @@ if TYPE_CHECKING:
 
 
 def up(
-    ctx: typer.Context,
+    ctx: click.Context,
     agents: Agents = None,
-    detach: Annotated[
-        bool, typer.Option("-d", "--detach", help="In the background; return once it can be asked.")
-    ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Like -d, but return when all are ready.")] = False,
+    detach: Annotated[bool, option("-d", "--detach", help="In the background; return once it can be asked.")] = False,
+    wait: Annotated[bool, option("--wait", help="Like -d, but return when all are ready.")] = False,
     timeout: Timeout = None,
     watch: Annotated[
-        bool | None, typer.Option("--watch/--no-watch", help="Reload on save or not, whatever mesh.toml says.")
+        bool | None, option("--watch/--no-watch", help="Reload on save or not, whatever mesh.toml says.")
     ] = None,
     debounce: Annotated[
-        float | None, typer.Option("--debounce", min=0, metavar="SECONDS", help="Quiet before a save is acted on.")
+        float | None, option("--debounce", least=0, metavar="SECONDS", help="Quiet before a save is acted on.")
     ] = None,
     profiles: Annotated[
-        list[str] | None, typer.Option("--profile", metavar="NAME", help="Also the agents of this profile; repeatable.")
+        list[str] | None, option("--profile", metavar="NAME", help="Also the agents of this profile; repeatable.")
     ] = None,
-    prod: Annotated[bool | None, typer.Option("--prod/--dev", help="The mode, whatever mesh.toml says.")] = None,
-    show_secrets: Annotated[bool, typer.Option("--show-secrets", help="Do not print values as •••.")] = False,
+    prod: Annotated[bool | None, option("--prod/--dev", help="The mode, whatever mesh.toml says.")] = None,
+    show_secrets: Annotated[bool, option("--show-secrets", help="Do not print values as •••.")] = False,
 ) -> None:
     """Start the registry and the agents, and follow their log. Ctrl-C stops all; a second one kills.
 
@@ -72,7 +73,7 @@ def up(
     if wait:
         from mesh_supervisor.cli.waiting import wait_until_ready
 
-        raise typer.Exit(wait_until_ready(client, timeout))
+        raise Exit(wait_until_ready(client, timeout))
 
 
 def _mode(place: Place, prod: bool | None) -> tuple[Mode, str]:
@@ -105,7 +106,7 @@ def _launch(place: Place, options: UpOptions) -> None:
 
         from mesh_supervisor import running
 
-        raise typer.Exit(asyncio.run(running.run(place, options)))
+        raise Exit(asyncio.run(running.run(place, options)))
 
 
 def _refuse_elsewhere(client: Client) -> None:
@@ -144,7 +145,7 @@ def _join(client: Client, agents: list[str], profiles: list[str], *, stay: bool)
         logs.follow(client, agents)
 
 
-def down(ctx: typer.Context, timeout: Timeout = None) -> None:
+def down(ctx: click.Context, timeout: Timeout = None) -> None:
     """Stop all agents in reverse order, the registry, the supervisor."""
     client = client_of(ctx)
     with client.supervisor() as process:
@@ -158,18 +159,18 @@ def down(ctx: typer.Context, timeout: Timeout = None) -> None:
         talk("the mesh is down")
     else:
         complain(answer.error or "not everything could be stopped")
-        raise typer.Exit(answer.exit_code or 1)
+        raise Exit(answer.exit_code or 1)
 
 
 ANY_PORT = "any"
 
 
 class Run(Verb):
-    """`run`: the value of --debug may be left out, which typer does not know."""
+    """`run`: the value of --debug may be left out, which click does not know."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given: list[str] = []
-        for word, following in zip(args, [*args[1:], ""], strict=True):
+        for word, following in zip_longest(args, args[1:], fillvalue=""):
             if given and given[-1] == "--debug=":
                 given[-1] += word
             elif word == "--debug":
@@ -179,24 +180,20 @@ class Run(Verb):
         return super().parse_args(ctx, given)
 
 
-Program = Annotated[list[str], typer.Argument(metavar="CMD", help="What to run, with its arguments.")]
+Program = Annotated[list[str], argument(metavar="CMD", help="What to run, with its arguments.")]
 
 
 def run(
-    ctx: typer.Context,
+    ctx: click.Context,
     agent: OneAgent,
     debug: Annotated[
-        str | None, typer.Option("--debug", metavar="[PORT]", help="Under debugpy, on 5678 or the next free port.")
+        str | None, option("--debug", metavar="[PORT]", help="Under debugpy, on 5678 or the next free port.")
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--debug-wait", help="The same, and start once a debugger is attached.")
-    ] = False,
+    wait: Annotated[bool, option("--debug-wait", help="The same, and start once a debugger is attached.")] = False,
     prod: Annotated[
-        bool | None, typer.Option("--prod/--dev", help="Supervise it by itself, or be the program, wherever this is.")
+        bool | None, option("--prod/--dev", help="Supervise it by itself, or be the program, wherever this is.")
     ] = None,
-    watch: Annotated[
-        bool | None, typer.Option("--watch/--no-watch", help="Supervise it, and reload on save or not.")
-    ] = None,
+    watch: Annotated[bool | None, option("--watch/--no-watch", help="Supervise it, and reload on save or not.")] = None,
 ) -> None:
     """Run one agent in this terminal, or as a container's process.
 
@@ -251,7 +248,7 @@ def _port(text: str | None) -> int | None:
     return int(text)
 
 
-def execute(ctx: typer.Context, agent: OneAgent, command: Program) -> None:
+def execute(ctx: click.Context, agent: OneAgent, command: Program) -> None:
     """Run a command with an agent's interpreter, folder, environment."""
     from mesh_supervisor.cli import alone
 
@@ -259,3 +256,17 @@ def execute(ctx: typer.Context, agent: OneAgent, command: Program) -> None:
     if not words:
         raise UsageError(f"nothing to run; write `meshsup exec {agent} -- CMD`")
     alone.execute(place_of(ctx), agent, words)
+
+
+VERBS = {
+    "up": up,
+    "down": down,
+    "run": command(run, Run),
+    # Everything behind the agent's name is the command's own, options too.
+    "exec": command(
+        execute,
+        Verb,
+        name="exec",
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    ),
+}

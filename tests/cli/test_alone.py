@@ -212,8 +212,8 @@ def test_schema_is_a_json_schema(meshsup: Command) -> None:
 
 
 def completed(meshsup: Command, *words: str) -> list[str]:
-    asked = {"_MESHSUP_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-    return meshsup(env=asked).out.split()
+    asked = {"_MESHSUP_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    return [line.partition(",")[2] for line in meshsup(env=asked).out.splitlines()]
 
 
 def test_verbs_and_agents_are_completed(meshsup: Command) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from mesh_supervisor import __version__
@@ -21,9 +22,7 @@ from tests.control.fake import AT, FakeMesh
 
 
 def registered_verbs() -> set[str]:
-    import typer.main
-
-    return set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    return set(app.list_commands(click.Context(app)))
 
 
 def test_help_shows_every_verb_once_in_a_group(meshsup: Command) -> None:
@@ -65,6 +64,9 @@ def test_version(meshsup: Command, words: tuple[str, ...]) -> None:
     ("words", "code", "sentence"),
     [
         (("explode",), 2, "No such command 'explode'"),
+        (("relod",), 2, "No such command 'relod'; did you mean 'reload'?"),
+        (("run",), 2, "Missing argument 'AGENT'"),
+        (("down", "--timeout", "nan"), 2, "--timeout"),
         (("ps", "--nonsense"), 2, "--nonsense"),
         (("ps", "-o", "yaml"), 2, "there is only `-o wide`"),
         (("up", "--timeout", "3"), 2, "--timeout is for `up --wait`"),

@@ -26,7 +26,7 @@ Ask = Callable[..., Done]
 
 @pytest.fixture(params=["short", "long"])
 def ask(request: pytest.FixtureRequest, root: Path) -> Ask:
-    """`meshsup …` by the short way of cli/entry.py, and by typer: both must say the same."""
+    """`meshsup …` by the short way of cli/entry.py, and by cli/main.py: both must say the same."""
     module = {"short": "mesh_supervisor.cli.entry", "long": "mesh_supervisor.cli.main"}[request.param]
     code = f"from {module} import main; main()"
 
@@ -205,11 +205,11 @@ def test_what_the_short_way_understands(line: str, question: Question) -> None:
         "health --timeout 0.5",
     ],
 )
-def test_all_else_is_for_typer(line: str) -> None:
+def test_all_else_goes_the_long_way(line: str) -> None:
     assert understood(line.split()) is None
 
 
-def test_what_only_typer_understands_is_answered_too(mesh: FakeMesh, meshsup: Command) -> None:
+def test_what_only_click_understands_is_answered_too(mesh: FakeMesh, meshsup: Command) -> None:
     assert said(meshsup("health", "--timeout=0.5", "--", "planner")) == (0, "ready: 1 of 1 agent is ready")
     assert "--nonsense" in meshsup("health", "--nonsense").err
     assert meshsup("health", "--timeout", "-1").code == 2
@@ -227,8 +227,8 @@ def test_the_installed_command_takes_the_short_way(mesh: FakeMesh, root: Path) -
     )
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "mesh_supervisor.cli.probe" in loaded
-    assert not {"typer", "http.client", "asyncio", "ssl", "pydantic", "psutil"} & loaded
-    assert not {name for name in loaded if name.startswith(("typer.", "email", "mesh_supervisor.cli.main"))}
+    assert not {"click", "http.client", "asyncio", "ssl", "pydantic", "psutil"} & loaded
+    assert not {name for name in loaded if name.startswith(("click.", "email", "mesh_supervisor.cli.main"))}
 
 
 def test_nobody_has_to_read_the_line(mesh: FakeMesh, root: Path) -> None:

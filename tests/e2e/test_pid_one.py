@@ -167,15 +167,15 @@ here = pathlib.Path(__file__).parent
 while not (here / "go").exists():
     time.sleep(0.01)
 sys.path.remove(str(here))
-del sys.modules["typer"]
-importlib.import_module("typer")
+del sys.modules["click"]
+importlib.import_module("click")
 """
 
 
 def test_sigterm_while_it_is_still_imported_ends_it(mesh: Mesh) -> None:
     """PID 1 has no default action: without a handler the signal would be lost, and the grace with it."""
     mesh.serving("agent")
-    slow = mesh.write("slow/typer.py", SLOW_IMPORT).parent
+    slow = mesh.write("slow/click.py", SLOW_IMPORT).parent
     path = os.pathsep.join([str(slow), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     with boxed(mesh, around=Surroundings(environ={"PYTHONPATH": path.rstrip(os.pathsep)}), ready=False) as box:
         wait_for((slow / "importing").exists)

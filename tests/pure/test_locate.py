@@ -246,7 +246,7 @@ def test_a_link_in_its_place_is_refused(mesh: MeshFile, monkeypatch: pytest.Monk
 
 def test_locating_is_cheap() -> None:
     """`ps` pays for it: no pydantic, no models."""
-    code = "import sys, mesh_supervisor.locate; print({'pydantic', 'typer', 'asyncio'} & sys.modules.keys())"
+    code = "import sys, mesh_supervisor.locate; print({'pydantic', 'click', 'asyncio'} & sys.modules.keys())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     assert printed == "set()\n"
 
