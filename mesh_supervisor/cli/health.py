@@ -20,7 +20,7 @@ def health(
     agents: Agents = None,
     live: Annotated[
         bool,
-        option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)", show_default=False),
+        option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)"),
     ] = False,
     timeout: Annotated[
         float,
@@ -30,7 +30,6 @@ def health(
             most=1_000_000,
             metavar="SECONDS",
             help="No answer by then is a no; 3 if not given.",
-            show_default=False,
         ),
     ] = probe.TIMEOUT,
     as_json: Annotated[bool, option("--json", help="One line of JSON (docs/json.md).")] = False,
