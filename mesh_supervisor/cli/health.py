@@ -29,7 +29,7 @@ def health(
             least=0,
             most=1_000_000,
             metavar="SECONDS",
-            help="No answer by then is a no; 3 if not given.",
+            help="No answer by then is a no.",
         ),
     ] = probe.TIMEOUT,
     as_json: Annotated[bool, option("--json", help="One line of JSON (docs/json.md).")] = False,

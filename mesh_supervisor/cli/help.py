@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,9 +45,6 @@ EXIT_CODES = """\
 Exit codes: 0 ok · 1 failed · 2 usage or configuration · 3 not running
             4 unknown agent · 124 wait timed out · 130 Ctrl-C"""
 
-NOISE = re.compile(r"(?:  )?\\?\[(?:[\d.]+<=)?x(?:[<>]=[\d.]+)?\]|(?:  )?\[required\]")
-"""What click adds for programmers: limits that go without saying."""
-
 
 class Verb(click.Command):
     """One verb; its help is for people who type it."""
@@ -67,8 +63,7 @@ class Verb(click.Command):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
-        text = NOISE.sub("", formatter.getvalue())
-        formatter.buffer[:] = [line.rstrip() + "\n" for line in text.splitlines()]
+        formatter.buffer[:] = [line.rstrip() + "\n" for line in formatter.getvalue().splitlines()]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         if rows := arguments(self):

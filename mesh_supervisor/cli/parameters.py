@@ -62,6 +62,14 @@ class Argument(click.Argument):
         return None  # Verb.format_options shows it
 
 
+class Option(click.Option):
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Without what goes without saying: limits."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
 class Number(click.FloatRange):
     """No NaN, which is in no range and outside of none."""
 
@@ -140,7 +148,7 @@ def _parameter(word: str, hint: Any, default: Any) -> click.Parameter:
         settings |= {"type": _type(kind, given), "multiple": several}
     if not required and not several:
         settings |= {"default": default, "show_default": default not in (None, False, "")}
-    return click.Option([word, *given.names], **settings)
+    return Option([word, *given.names], **settings)
 
 
 def _kind(annotated: Any) -> tuple[Any, bool]:
