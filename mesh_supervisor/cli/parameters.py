@@ -70,8 +70,14 @@ class Option(click.Option):
         return extra
 
 
+class Whole(click.IntRange):
+    name = "whole number"
+
+
 class Number(click.FloatRange):
     """No NaN, which is in no range and outside of none."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -162,7 +168,7 @@ def _kind(annotated: Any) -> tuple[Any, bool]:
 
 def _type(kind: Any, given: Given) -> Any:
     if kind is int and (given.least is not None or given.most is not None):
-        return click.IntRange(_whole(given.least), _whole(given.most))
+        return Whole(_whole(given.least), _whole(given.most))
     if kind is float:
         return Number(given.least, given.most)
     if kind is Path:
