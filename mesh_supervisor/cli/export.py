@@ -42,7 +42,10 @@ def compose(
 
 @export.verb()
 def systemd(ctx: click.Context, output: Output = None, force: Force = False) -> None:
-    """A systemd unit: `meshsup up --prod` as a service of this machine, in a sandbox."""
+    """A systemd unit: the whole mesh as one service.
+
+    It runs `meshsup up --prod` as the user to whom mesh.toml's folder belongs, in a sandbox.
+    """
     from mesh_supervisor.cli import exporting
 
     exporting.systemd(place_of(ctx), output, force)

@@ -48,7 +48,7 @@ SLACK = 2
 HEAD = """\
 One service per agent. What mesh.toml says about an agent is read there, in the container too.
 
-  docker compose up --build --wait     start, until all are healthy
+  {start}
   docker compose up --build --watch    start, and take edits over: the services that they affect start again
 
 Needs Docker Compose 2.24 or newer, and an image with `meshsup` in its PATH, mesh.toml and the agents in {app}, \
@@ -97,7 +97,7 @@ def services_of(mesh: MeshSpec) -> str:
 
 
 def _file(mesh: MeshSpec, seen: Surroundings, services: Sequence[Service], of_image: Sequence[str]) -> Iterator[Row]:
-    yield Remark("\n" + HEAD.format(app=seen.app, state=STATE_HOME))
+    yield Remark("\n" + HEAD.format(app=seen.app, state=STATE_HOME, start=_start(mesh)))
     yield Blank()
     yield Entry("name", mesh.name)
     yield Blank()
@@ -114,6 +114,12 @@ def _file(mesh: MeshSpec, seen: Surroundings, services: Sequence[Service], of_im
         files = tuple(Entry(name, (Entry("file", seen.place(file)),)) for file, name in secrets.items())
         yield from (Blank(), Remark("Mounted where mesh.toml names them; nothing of them is in here."))
         yield Entry("secrets", files)
+
+
+def _start(mesh: MeshSpec) -> str:
+    # For --wait a task that has ended is one that failed to stay, whatever its exit code.
+    tasks = any(spec.kind is Kind.TASK for spec in mesh.agents.values())
+    return f"docker compose up --build {'-d         start' if tasks else '--wait     start, until all are healthy'}"
 
 
 def _remarks(notes: Iterable[str]) -> tuple[Remark, ...]:

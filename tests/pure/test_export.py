@@ -285,6 +285,13 @@ def test_a_task_is_not_asked_for_its_health_unless_somebody_waits_for_it(mesh: M
     assert services(exported(mesh, ready))["b"]["healthcheck"]["test"] == ["CMD", "meshsup", "health", "b"]
 
 
+def test_a_mesh_with_tasks_is_not_waited_for(mesh: MeshFile) -> None:
+    agent = '[agents.a]\ncommand = ["true"]\n'
+    assert "up --build --wait  " in exported(mesh, agent).text
+    with_task = exported(mesh, agent + 'type = "task"').text
+    assert "up --build -d  " in with_task and "--wait" not in with_task
+
+
 def test_how_often_health_is_asked(mesh: MeshFile) -> None:
     keys = 'port = 8101\nstart_timeout = 90.5\nlive = { http = "/livez", interval = 12.25, failures = 4 }'
     checked = service(mesh, keys)["healthcheck"]
