@@ -142,7 +142,7 @@ def replaced(page: str, tables: Sequence[Table]) -> str:
     """The page with these tables in place of those of the same title, each with the day of its run; new ones at the
     end."""
     head, *sections = re.split(r"(?m)^(?=## )", page)
-    kept = {section.partition("\n")[0]: section for section in sections}
+    kept = {section.partition("\n")[0]: section.rstrip("\n") + "\n\n" for section in sections}
     for table in tables:
         text = table.markdown().replace(table.text, f"{table.text} Run by itself on {datetime.now(UTC):%Y-%m-%d}.", 1)
         kept[f"## {table.title}"] = text.rstrip("\n") + "\n\n"
