@@ -429,9 +429,10 @@ class Instance:
         return None
 
     def _listens_itself(self, port: int) -> bool:
-        """Without a /proc whoever accepts there is believed: before the start nobody did."""
+        """Without a /proc whoever accepts there is believed, where nobody did before its start: neither a predecessor,
+        nor we, who hold the socket for it."""
         if not procfs.ours:
-            return True
+            return not self.beside_another() and (self.guest is None or port not in self.guest.offered_ports)
         but = self.guest.inodes if self.guest is not None else frozenset[int]()
         return any(found == port for _, found in listeners(tree(self.child.pid), but=but))
 

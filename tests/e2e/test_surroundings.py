@@ -145,7 +145,8 @@ print("left", left.pid, flush=True)
 @pytest.mark.parametrize("init", [False, True], ids=["as-pid-1", "below-an-init"])
 @pytest.mark.parametrize("proc", ["none", "other"])
 def test_without_a_proc_of_its_own_a_mesh_does_everything_but_what_it_says(mesh: Mesh, proc: str, init: bool) -> None:
-    mesh.serving("agent", "leaving", keys='ready = { http = "/" }')
+    mesh.serving("agent", "leaving")
+    mesh.config(mesh.table("agent") + mesh.table("leaving", 'ready = { http = "/" }'))
     mesh.write("leaving.py", server("leaving one", LEAVES_ONE_BEHIND))
     with boxed(mesh, "up", "--dev", around=Surroundings(proc=proc, init=init)) as box:
         text = box.output() + box.errors()
@@ -155,7 +156,11 @@ def test_without_a_proc_of_its_own_a_mesh_does_everything_but_what_it_says(mesh:
         assert (view.cpu, view.memory) == (None, None)
         assert "no /proc" in box.run(mesh, "ps").err + box.run(mesh, "ps").out
 
-        mesh.write("agent.py", server("agent two"))
+        # Its socket is held for it meanwhile, and takes connections: that is no sign of it.
+        mesh.write("agent.py", server("agent two", WHEN_TOLD))
+        wait_for(lambda: "has not bound port" in mesh.agent("agent").detail)
+        assert mesh.agent("agent").state == "reloading"
+        mesh.write("go", "")
         mesh.wait_answer("agent", "agent two")
         assert mesh.agent("agent").order == "stop-first"
 
