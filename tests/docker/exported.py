@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.docker.containers import AGENT_PORTS
+from tests.docker.containers import AGENT_PORTS, write
 from tests.docker.engine import wait_for
-from tests.docker.scenarios import GOAL, Rig, Skipped
+from tests.docker.scenarios import GOAL, Rig, Skipped, server
 
 PROJECT = "example"
 
@@ -84,13 +84,15 @@ class Project:
 
 
 @contextlib.contextmanager
-def exported(rig: Rig, **told: str) -> Iterator[Project]:
-    """The example mesh as the image itself exports it; all of it is gone at the end."""
+def exported(rig: Rig, folder: Path | None = None, **told: str) -> Iterator[Project]:
+    """The example mesh, or the one in ``folder``, as the image itself exports it; all of it is gone at the end."""
     if rig.compose is None:
         raise Skipped("there is no `docker compose`, no docker-compose, and no --compose PATH")
-    words = ("export", "compose", "--dockerfile", "examples/docker/Dockerfile")
-    text = rig.docker("run", "--rm", "--label", rig.label, "-v", f"{rig.context}:/app:ro", rig.image, *words)
-    file = rig.context / "compose.yaml"
+    words = ("export", "compose", *(() if folder else ("--dockerfile", "examples/docker/Dockerfile")))
+    folder = folder or rig.context
+    given = [word for name in told for word in ("-e", f"{name}={told[name]}")]
+    text = rig.docker("run", "--rm", "--label", rig.label, *given, "-v", f"{folder}:/app:ro", rig.image, *words)
+    file = folder / "compose.yaml"
     file.write_text(text + "\n")
     address = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}.{random.randint(1, 254)}"
     project = Project(rig, file, address, {"MESHSUP_IMAGE": rig.image, "MESHSUP_BIND": address, **told})
@@ -159,4 +161,47 @@ def exported_hardened(rig: Rig) -> str:
     return f"all healthy after {seconds:.1f} s"
 
 
-ALL = (exported_compose, exported_hardened)
+SECRETS = """
+[mesh]
+name = "with-secrets"
+
+[agents.keeper]
+command = "keeper.py"
+port = 8101
+env_file = "keeper.env"
+env = { SHELL_WORD = "${SHELL_WORD}" }
+
+[agents.other]
+command = "other.py"
+port = 8102
+env = { KEEPER = "${agents.keeper.url}" }
+"""
+KEPT = "os.environ['FILE_WORD'] + ' ' + os.environ['SHELL_WORD']"
+ASKED = "str(os.environ.get('SHELL_WORD')) + ' ' + urlopen(os.environ['KEEPER'], timeout=5).read().decode()"
+
+
+def exported_secrets(rig: Rig) -> str:
+    """Of a mesh with secrets: they are in no file and no image, and each is in the one container that needs it."""
+    files = {
+        "mesh.toml": SECRETS,
+        "keeper.py": server(KEPT),
+        "other.py": server(ASKED, "from urllib.request import urlopen"),
+        "Dockerfile": f"FROM {rig.image}\nCOPY mesh.toml keeper.py other.py /app/\n",
+        "keeper.env": "FILE_WORD=from-the-file\n",
+    }
+    folder = write(rig.folder / "secrets", files)
+    image = f"{rig.image}-secrets"
+    rig.docker("build", "--label", rig.label, "-t", image, str(folder))
+    try:
+        with exported(rig, folder, SHELL_WORD="from-the-shell", MESHSUP_IMAGE=image) as project:
+            written = project.file.read_text()
+            assert "from-the" not in written, written
+            project.run("up", "-d", "--no-build", "--wait", timeout=300)
+            assert project.ask(8101) == "from-the-file from-the-shell"
+            assert project.ask(8102) == "None from-the-file from-the-shell"
+    finally:
+        rig.docker.run("rmi", "-f", image)
+    return "an env file is mounted, a variable is handed over, both to one container; the other finds it by its name"
+
+
+ALL = (exported_compose, exported_hardened, exported_secrets)
