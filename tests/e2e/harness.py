@@ -308,9 +308,9 @@ class Mesh:
             name: int(name in names) for name in after
         }
 
-    def answer(self, name: str, path: str = "/") -> str:
-        """What the agent says; OSError while it is away."""
-        status, text = get(self.port(name), path)
+    def answer(self, name: str, path: str = "/", *, timeout: float = 10.0) -> str:
+        """What the agent says; OSError while it is away. ``timeout``: seconds that a long work of its own may take."""
+        status, text = get(self.port(name), path, timeout=timeout)
         assert status == 200, f"{name} answered {status}: {text}"
         return text
 

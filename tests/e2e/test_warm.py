@@ -231,9 +231,9 @@ def pools():
 def test_multiprocessing_and_pickling_work_in_a_warm_agent(mesh: Mesh) -> None:
     one(mesh, fastapi("word", MULTIPROCESSING, routes=POOLS))
     expected = '{"fork":42,"spawn":42,"forkserver":42,"pickle":7,"module":"__main__"}'
-    assert mesh.answer("agent", "/pools") == expected
+    assert mesh.answer("agent", "/pools", timeout=60) == expected
     reload_until_warm(mesh)
-    assert mesh.answer("agent", "/pools") == expected
+    assert mesh.answer("agent", "/pools", timeout=60) == expected
 
 
 def test_exit_codes_and_atexit_of_a_warm_agent_are_its_own(mesh: Mesh) -> None:
