@@ -30,7 +30,19 @@ def is_coming(agent: AgentBrief) -> bool:
 
 
 def is_settled(brief: Brief) -> bool:
-    return brief.begun and not any(map(is_coming, brief.agents))
+    """One that waits for what will not come by itself waits for somebody, too."""
+    coming = {agent.name for agent in brief.agents if is_coming(agent)}
+    up = {agent.name for agent in brief.agents if agent.ready}
+    while stuck := {agent.name for agent in brief.agents if agent.name in coming and _awaited(agent) - coming - up}:
+        coming -= stuck
+    return brief.begun and not coming
+
+
+def _awaited(agent: AgentBrief) -> frozenset[str]:
+    """``for planner, db`` (snapshot.py)"""
+    if agent.state != "waiting" or not agent.detail.startswith("for "):
+        return frozenset()
+    return frozenset(agent.detail.removeprefix("for ").split(", "))
 
 
 @contextlib.contextmanager

@@ -152,6 +152,7 @@ class Supervisor:
     async def _begin(self, chosen: list[str]) -> None:
         """Beside ``run``, which is told to stop while this still asks interpreters."""
         await self._say_interpreters()
+        chosen = [name for name in chosen if name in self.members]  # mesh.toml may have been applied meanwhile
         self.outputs.bus.publish(event(EventKind.MESH_STARTED, f"mesh {self.mesh.name} started"))
         await self._expect(chosen)
         self.want(chosen)
@@ -160,7 +161,7 @@ class Supervisor:
 
     async def _expect(self, names: Iterable[str]) -> None:
         """What was learnt in earlier runs is imported while the registry starts."""
-        preparations = [(self.members[name].spec, self.members[name].preparation) for name in names]
+        preparations = [(one.spec, one.preparation) for name in names if (one := self.members.get(name)) is not None]
         found = [await one.wanted(spec) for spec, one in preparations if isinstance(one, AgentPreparation)]
         self.warmth.expect([one for one in found if one is not None])
 
@@ -277,6 +278,7 @@ class Supervisor:
         """No longer in mesh.toml: stop it, then forget it."""
         await self.stop(name)
         member = self.members.pop(name)
+        self.coming.discard(name)
         if member.runner is not None:
             member.runner.cancel()
         self.selection.forget(name)
@@ -297,6 +299,7 @@ class Supervisor:
             for name in level:
                 if name in wanted and (held := self.members[name].held) is not None:
                     held.afterwards = held.afterwards or Wanted()
+                    self.coming.discard(name)
                 elif name in wanted:
                     self._tell_blocked(name)
                     self.members[name].task.post(Wanted())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from mesh_supervisor.cli import probe
@@ -18,7 +17,7 @@ def main() -> NoReturn:
     try:
         question = _short_question()
         if question is not None:
-            sys.exit(_told(*probe.answer(question, Path.cwd(), os.environ)))
+            sys.exit(_told(*probe.answer(question, None, os.environ)))
     except KeyboardInterrupt:
         sys.exit(130)
     from mesh_supervisor.cli.main import main as every_verb
@@ -37,7 +36,7 @@ def _told(line: str, code: int) -> int:
     """The exit code says it all: that nobody reads the line, or it cannot be written, changes nothing."""
     try:
         print(line, flush=True)
-    except OSError:
+    except (OSError, UnicodeError):
         # Python flushes stdout once more at its end: give it something that can be flushed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code

@@ -158,11 +158,14 @@ def _from_shell(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Path | None:
 
 
 def _written_into(mesh: MeshSpec) -> list[Path]:
-    """Where earlier runs have seen agents write: folders, and files that lie in mesh.toml's own folder."""
+    """Where earlier runs have seen agents write, in the folders of the mesh: folders, and files that lie in mesh.toml's
+    own. That is what agents say of themselves, so nothing else of the machine is opened for it."""
+    roots = (mesh.root, *mesh.watch.roots)
     traces = Traces(mesh.state_dir)
     seen = {Path(text) for name in mesh.agents for text in traces.load(name).writes}
     places = {path if path.parent == mesh.root and path.name != "*" else path.parent for path in seen}
-    outside = {path for path in places if not path.is_relative_to(mesh.state_dir) and path.exists()}
+    inside = {path for path in places if any(path.is_relative_to(root) for root in roots)}
+    outside = {path for path in inside if not path.is_relative_to(mesh.state_dir) and path.exists()}
     return sorted(path for path in outside if not outside.intersection(path.parents))[:MOST_WRITTEN]
 
 

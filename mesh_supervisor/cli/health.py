@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import click
@@ -47,7 +46,7 @@ def health(
     where = ctx.find_root().obj
     assert isinstance(where, Where)
     question = probe.Question(where.file, where.directory, tuple(agents or ()), live, timeout, as_json)
-    line, code = probe.answer(question, Path.cwd(), os.environ)
+    line, code = probe.answer(question, None, os.environ)
     show(line)
     raise Exit(code)
 

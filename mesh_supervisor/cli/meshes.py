@@ -45,9 +45,17 @@ class Found:
 def running() -> tuple[list[Found], bool]:
     """The meshes by name and file, and whether the kernel could not be asked, so that there may be others."""
     bound = listening()
-    paths = _without_a_table() if bound is None else {path for each in bound if (path := control_socket_bound_at(each))}
+    paths = _without_a_table() if bound is None else {path for each in bound if (path := _control_socket(each))}
     found = _each([path for path in paths if _is_ours(path)])
     return sorted(found, key=_place), bound is None
+
+
+def _control_socket(bound: Path) -> Path | None:
+    """Anybody can bind anything, under names that are none, in folders that we may not enter."""
+    try:
+        return control_socket_bound_at(bound)
+    except (OSError, ValueError):
+        return None
 
 
 def _place(one: Found) -> tuple[str, str]:

@@ -24,7 +24,7 @@ TIMEOUT = 3.0
 """Seconds. A supervisor answers in milliseconds; docker gives a check 30 s, and people who set it give it 5."""
 
 UNHEALTHY = 1
-NO_VERDICT: dict[type[MeshError], tuple[str, int]] = {
+NO_VERDICT: dict[type[Exception], tuple[str, int]] = {
     NotRunning: ("not running", NotRunning.exit_code),
     WaitTimedOut: ("no answer", UNHEALTHY),
     UnknownAgent: ("unknown agent", UnknownAgent.exit_code),
@@ -72,14 +72,14 @@ def understood(words: Sequence[str]) -> Question | None:
     return Question(before.get("file"), before.get("directory"), tuple(agents), **behind)
 
 
-def answer(question: Question, start: Path, environ: Mapping[str, str]) -> tuple[str, int]:
-    """(what is printed, the exit code); ``start``: the working directory."""
+def answer(question: Question, start: Path | None, environ: Mapping[str, str]) -> tuple[str, int]:
+    """(what is printed, the exit code); ``start``: where to look for mesh.toml, None: from the working directory."""
     brief: Brief | None = None
     try:
-        brief = _brief(question, start, environ)
+        brief = _brief(question, start or Path.cwd(), environ)
         verdict = judge(brief, question.agents, live=question.live)
         code = 0 if verdict.healthy else UNHEALTHY
-    except MeshError as error:
+    except (MeshError, OSError) as error:  # OSError: the working directory is gone, or no descriptors are left
         word, code = NO_VERDICT.get(type(error), ("no answer", UNHEALTHY))
         verdict = Verdict(False, word, one_line(" ".join(f"{word}: {error}".split())))
     return (_json(question, brief, verdict) if question.as_json else verdict.line), code

@@ -193,7 +193,9 @@ def run(
     prod: Annotated[
         bool | None, option("--prod/--dev", help="Supervise it by itself, or be the program, wherever this is.")
     ] = None,
-    watch: Annotated[bool | None, option("--watch/--no-watch", help="Supervise it, and reload on save or not.")] = None,
+    watch: Annotated[
+        bool | None, option("--watch/--no-watch", help="--watch: supervise it, and reload on save.")
+    ] = None,
 ) -> None:
     """Run one agent in this terminal, or as a container's process.
 

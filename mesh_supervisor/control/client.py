@@ -169,6 +169,14 @@ def _peer(connection: socket.socket) -> int | None:
     return struct.unpack("3i", credentials)[0] or None
 
 
+def _peer_uid(connection: socket.socket) -> int:
+    """Whose process listens there; ours where nobody can tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return os.geteuid()
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP as usual, over a Unix socket."""
 
@@ -180,6 +188,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self.path))
+        if os.geteuid() not in (0, _peer_uid(self.sock)):  # root may ask in everybody's container
+            raise PermissionError(f"{self.path}: somebody else's")
 
 
 def _answer(response: http.client.HTTPResponse) -> Any:

@@ -10,6 +10,7 @@ _HEAD = re.compile(r"# Written by `meshsup export .*`.*\n# Digest (?P<digest>[0-
 
 def marked(text: str, *, verb: str, version: str, source: str) -> str:
     """``text`` below its head. ``source``: the name of the mesh.toml."""
+    source = "".join(character if character.isprintable() else "?" for character in source)
     return (
         f"# Written by `meshsup export {verb}` (meshsup {version}) from {source}.\n"
         f"# Digest {_digest(text)}: once you have edited this file, it is not overwritten without --force.\n{text}"

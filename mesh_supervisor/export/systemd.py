@@ -208,9 +208,9 @@ def _files(mesh: MeshSpec, machine: Machine, name: str) -> Iterator[str]:
     yield f"ProtectHome={'read-only' if _is_in(needed, HOMES) else 'yes'}"
     yield from _temporary(machine, needed)
     # What is bound into the sandbox must be there before. `+` runs outside of it, but not without these binds: hence
-    # the `-`, for what is not there yet.
-    owner = () if machine.as_root else ("-o", machine.user)
-    yield f"ExecStartPre=+{' '.join(('/usr/bin/install', '-d', '-m', '0700', *owner, word(mesh.state_dir)))}"
+    # the `-`, for what is not there yet. As the user all the same: root would follow links that the user has put there.
+    user = () if machine.as_root else ("/usr/bin/setpriv", f"--reuid={machine.user}", "--regid=65534", "--clear-groups")
+    yield f"ExecStartPre=+{' '.join((*user, '/usr/bin/install', '-d', '-m', '0700', word(mesh.state_dir)))}"
     yield f"ReadWritePaths=-{path_word(mesh.state_dir)}"
     yield from (f"ReadWritePaths=-{path_word(path)}" for path in machine.written)
     yield f"CacheDirectory={name}"

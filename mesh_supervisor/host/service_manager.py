@@ -61,7 +61,7 @@ class ServiceManager:
         self._socket.setblocking(False)
         self._waiting: deque[bytes] = deque()
         self._later: asyncio.TimerHandle | None = None
-        self._failed = False
+        self._failed = self._said = False
         self._feeding: asyncio.TimerHandle | None = None
         self._feed_later()
 
@@ -96,13 +96,18 @@ class ServiceManager:
                 self._later = self._loop.call_later(AGAIN, self._send)
                 return
             except OSError as error:
-                self._give_up(error)
+                self._lose(error)
             else:
                 self._waiting.popleft()
+                self._said = False
 
-    def _give_up(self, error: OSError) -> None:
-        self._failed = True
+    def _lose(self, error: OSError) -> None:
+        """What waits is lost; said once, and tried again with the next message, such as the next sign of life."""
+        self._failed = self._invited.odd
         self._waiting.clear()
+        if self._said:
+            return
+        self._said = True
         where = self._invited.address.replace("\0", "@", 1)
         why = "no address that is known here" if self._invited.odd else error.strerror or str(error)
         self._trouble(f"the service manager is told nothing: NOTIFY_SOCKET={where}: {why}")

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ class StateDir:
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _refuse_planted(path)
             if not (path / ".gitignore").exists():
                 (path / ".gitignore").write_text("*\n")
             return cls(path, _owner(path / "owner"), _read_generations(path / "generations.json"))
@@ -83,12 +85,22 @@ class StateDir:
                 f"mesh.state_dir: {self.path} lies on a file system without locks ({error.strerror}); "
                 f"name another folder, or set {STATE_HOME}"
             ) from error
+        if not self._is_lock(descriptor):  # its holder has ended, and taken the folder with it
+            os.close(descriptor)
+            raise AlreadyRunning(f"{self.path}: an earlier run was just ending here; try again")
         self._lock = descriptor
         self.doubt = doubt(self.path, holder_in(descriptor))
         # For people only: a full disk, or a pipe in its place, must not stop a supervisor that holds the lock.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(ourselves()).encode(), 0)
+
+    def _is_lock(self, descriptor: int) -> bool:
+        try:
+            found = (self.path / "lock").stat()
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(descriptor))
 
     def end(self) -> None:
         """After an orderly end, while it is still locked: what is of one container only goes with it."""
@@ -128,6 +140,18 @@ class StateDir:
     def keep_unwatched(self, agents: Collection[str]) -> None:
         """Raises OSError."""
         write_kept(self.path / "watch.toml", tomli_w.dumps({"disabled": sorted(agents)}).encode())
+
+
+def _refuse_planted(path: Path) -> None:
+    """Where everybody may make folders, as below a shared MESHSUP_STATE_HOME, one that waits for us under our name may
+    be somebody else's. Raises ConfigError, OSError."""
+    if not path.parent.stat().st_mode & stat.S_IWOTH:
+        return
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"mesh.state_dir: {path} is not yours, and lies where everybody may write; remove it or name another folder"
+        )
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-TABLE = Path("/proc/net/unix")
+TABLE = Path("/proc/self/net/unix")
 ACCEPTS = 1 << 16
 """__SO_ACCEPTCON in the column of flags: ``listen`` was called."""
 STREAM = 1

@@ -79,8 +79,13 @@ def replaced(text: str, *, literal: str, plain: Callable[[str], str], known: Cal
         if found["literal"]:
             parts.append(literal)
         else:
-            parts.append(plain(known(body["name"])) if body is not None and _is_ours(body["name"]) else found[0])
+            parts.append(plain(known(body["name"])) if body is not None and _is_ours(body["name"]) else _kept(found[0]))
     return "".join((*parts, plain(text[at:])))
+
+
+def _kept(placeholder: str) -> str:
+    """A ``$`` in a default is plain text for us; the other program would look for a variable."""
+    return "${" + placeholder[2:].replace("$", "$$")
 
 
 def _body(found: re.Match[str]) -> re.Match[str] | None:

@@ -18,7 +18,7 @@ NOWHERE = "127.213.77.1"
 
 SO_GET_FILTER = 26
 LARGEST_FILTER = 1024
-"""Instructions; the kernel tells as many bytes as there are, and refuses less."""
+"""Instructions of 8 bytes each, of which the answer is the number; ours has five."""
 
 Address = Any
 """As getsockname() gives it."""

@@ -243,3 +243,20 @@ def test_nobody_has_to_read_the_line(mesh: FakeMesh, root: Path) -> None:
     done = subprocess.run([MESHSUP, "health"], cwd=root, env=environment(root), stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("words", [("health",), ("health", "--json"), ("--", "health")])
+def test_a_folder_that_is_gone_is_a_line_too(root: Path, words: tuple[str, ...]) -> None:
+    gone = root / "gone"
+    gone.mkdir()
+    command = " ".join(map(str, (MESHSUP, *words)))
+    done = subprocess.run(
+        ["sh", "-c", f"cd {gone} && rmdir {gone} && {command}"],
+        cwd=root,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert words[0] == "--" or len(done.stdout.splitlines()) == 1

@@ -194,3 +194,13 @@ def test_nothing_in_a_name_moves_the_cursor(meshsup: Command, started: Any, fold
     started("shop", name="\x1b[2Jevil\n")
     assert "\x1b" not in meshsup("ls").out
     assert "\x1b" not in meshsup("ls", "-q").out
+
+
+def test_what_strangers_bind_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stranger(path: Path) -> Path | None:
+        raise PermissionError("not ours to enter")
+
+    monkeypatch.setattr(meshes, "listening", lambda: [Path("/home/other/.mesh/control.sock"), Path("/.")])
+    assert meshes.running() == ([], False)
+    monkeypatch.setattr(meshes, "control_socket_bound_at", stranger)
+    assert meshes.running() == ([], False)

@@ -113,3 +113,33 @@ def test_a_write_that_fails_leaves_nothing_beside(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_kept(tmp_path / "kept", b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_folder_that_another_user_has_put_where_ours_would_be_is_not_used(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to somebody else")
+    home = tmp_path / "state"
+    home.mkdir()
+    home.chmod(0o1777)
+    planted = home / "mesh"
+    planted.mkdir(mode=0o777)
+    os.chown(planted, 12345, 12345)
+    with pytest.raises(ConfigError, match="is not yours"):
+        StateDir.open(planted)
+    link = home / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is not yours"):
+        StateDir.open(link)
+    assert StateDir.open(home / "own").path == home / "own"
+
+
+def test_a_lock_that_went_with_its_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder ends, and takes the folder with it, between our opening the file and our locking it."""
+    state = StateDir.open(tmp_path / "state")
+
+    def too_late(descriptor: int, operation: int) -> None:
+        (tmp_path / "state" / "lock").unlink()
+
+    monkeypatch.setattr("mesh_supervisor.host.statedir.fcntl.flock", too_late)
+    with pytest.raises(AlreadyRunning, match="try again"):
+        state.lock()
