@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from signal import SIGKILL
 
 from ..lifecycle import Exit
-from . import cgroups
+from . import cgroups, procfs
 
 SHARE = 0.15
 """Below this share of what there is, nothing is started that nobody asked for."""
 
 KILLED = 128 + SIGKILL
 """The exit code of a shell whose program was killed."""
+
+OUR_SIZE = 256 * 2**20
+"""Bytes; more than a supervisor ever has."""
+
+MOST_OFFERED = 1000
+"""The highest oom_score_adj."""
 
 TOGETHER = 5.0
 """Seconds in which those that the kernel killed at once are reaped."""
@@ -51,6 +60,28 @@ def _text(path: Path) -> str:
 
 
 # ---- out of memory ---------------------------------------------------------------------------------------------------
+
+
+def offer(pid: int, *, first: bool = False) -> None:
+    """When memory runs out, the kernel is to take this process, and what it starts, before it takes us; ``first``:
+    before the agents too, nobody would miss it. Of one kind it takes the largest, as always.
+
+    While one victim ends, it often takes the next largest; in a container that may be the supervisor, and with it all.
+    """
+    if not procfs.ours:
+        return
+    with contextlib.suppress(OSError):  # it has ended, or a sandbox in which that is not allowed
+        score = Path("/proc/self/oom_score_adj")
+        wanted = int(score.read_text()) + _step() * (2 if first else 1)
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(min(wanted, MOST_OFFERED)))
+
+
+@cache
+def _step() -> int:
+    """In thousandths of the memory that there is: as much as weighs more than we do."""
+    found = cgroups.tightest(cgroups.around_us())
+    whole = found[1] if found is not None else _machine()[1] * 1024
+    return min(MOST_OFFERED // 2, math.ceil(1000 * OUR_SIZE / whole)) if whole else 0
 
 
 class OutOfMemory:

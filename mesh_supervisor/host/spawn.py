@@ -21,6 +21,7 @@ from ..errors import MeshError
 from ..lifecycle import Exit
 from . import procfs
 from .children import Child, Program, living, pidfds_work
+from .memory import offer
 from .reaper import Reaper, adopts_orphans, become_subreaper
 from .sweep import MARK, Swept, orphans, remains, remains_anywhere, seize, sweep_all, sweep_owner, tag_of
 
@@ -116,6 +117,7 @@ def spawn(
 
 
 def _child_of(pid: int, program: Program, mark: str) -> Child:
+    offer(pid)
     try:
         return Child(pid, program, mark)
     except OSError as error:

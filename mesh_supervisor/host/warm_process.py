@@ -23,6 +23,7 @@ from .channel import Channel, Packet
 from .children import Child, Program, expected, living
 from .interpreter import RUNTIME
 from .lines import Line
+from .memory import offer
 from .priority import Priority, give_priority
 from .sweep import tag_in, tag_of
 
@@ -134,6 +135,7 @@ class WarmProcess:
             )
             undo.pop_all()
         give_priority(self.child.pid, priority)
+        offer(self.child.pid, first=True)
         self._priority = priority
         self._capture.release_output()
         self._channel.release_theirs()
@@ -252,6 +254,7 @@ class WarmProcess:
         self._capture.close()
         self.state, self.why = "given", "it became an instance"
         self.child.becomes(order.program, order.mark)
+        offer(self.pid)
         return self.child
 
     async def _ask(self, order: Order, *, become: bool) -> Packet:
@@ -383,6 +386,7 @@ def _adopted(pid: int, order: Order) -> Child:
         raise NotWarm("what its template forked is not a child of the supervisor")
     if tag_in(pid) != tag_of(order.mark):
         raise NotWarm("an instance cannot be marked here, so that it could not be told from its template")
+    offer(pid)
     try:
         return Child(pid, order.program, order.mark)
     except OSError as error:

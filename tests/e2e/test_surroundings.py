@@ -379,6 +379,22 @@ def test_the_agent_that_reaches_the_limit_of_the_container_is_named(mesh: Mesh, 
     assert mesh.events("crashed", agent="hungry")[-1]["text"] == "killed by SIGKILL"
 
 
+def test_when_memory_runs_out_the_supervisor_goes_last_and_warm_processes_go_first(mesh: Mesh) -> None:
+    mesh.serving("agent")
+    mesh.up()
+    template = wait_for(lambda: [one.pid for one in mesh.snapshot().warm if one.state == "warm" and one.pid])[0]
+    agent = mesh.agent("agent").pid
+    assert offered(mesh.snapshot().pid) < offered(agent) < offered(template)
+    with mesh.only_restarts("agent"):  # from the template
+        mesh.write("agent.py", server("agent two"))
+    assert mesh.agent("agent").start != "cold"
+    assert offered(mesh.agent("agent").pid) == offered(mesh.registry().pid) < offered(template)
+
+
+def offered(pid: int | None) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def test_a_save_that_needs_more_than_there_is_is_rejected_for_that(mesh: Mesh, limited: Limited) -> None:
     mesh.serving("agent")
     mesh.foreground("up", before=limited.before)
