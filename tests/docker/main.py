@@ -14,6 +14,8 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from tests.docker import exported, scenarios
 from tests.docker.base import base_image
@@ -37,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"{scenario.__name__:<26} {(scenario.__doc__ or '').partition(chr(10))[0]}")
         return 0
     for number in (signal.SIGTERM, signal.SIGHUP):  # ends like Ctrl-C: with everything put away
-        signal.signal(number, lambda *_: sys.exit(130))
+        signal.signal(number, _interrupted)
     try:
         with _engine(given) as docker:
             return _try_all(docker, given)
@@ -46,6 +48,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1 if given.require else 0
     except KeyboardInterrupt:
         return 130
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(f"ended by {signal.Signals(number).name}; all that was started goes")
 
 
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
