@@ -97,9 +97,9 @@ def _ask(path: Path, found: list[Found]) -> None:
     try:
         with Glance(path, PATIENCE) as glance:
             peer = glance.peer()
-            if peer.uid != os.geteuid():
+            if peer is not None and peer.uid != os.geteuid():
                 return
-            pid = peer.pid
+            pid = 0 if peer is None else peer.pid
             found.append(Found(path, pid, glance.brief()))
     except NotRunning:
         return  # left behind, or it has just ended

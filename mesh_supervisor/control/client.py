@@ -12,7 +12,6 @@ import json
 import os
 import select
 import socket
-import struct
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from urllib.parse import urlencode
 
 from mesh_supervisor.control.messages import Answer, Snapshot
 from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
+from mesh_supervisor.host.peer import Peer, peer_of, refuse_stranger
 from mesh_supervisor.locate import Place, control_socket
 
 LOOK = 10.0
@@ -48,7 +48,7 @@ class Client:
     def elsewhere(self) -> bool:
         """Whether what answers is a process that cannot be seen from here: of another container. Raises NotRunning."""
         with self.supervisor() as process:
-            return process.pid is None and hasattr(socket, "SO_PEERCRED")
+            return process.elsewhere
 
     def snapshot(self) -> Snapshot:
         return Snapshot.from_json(self._ask("GET", "/snapshot", timeout=LOOK))
@@ -73,7 +73,7 @@ class Client:
         with self._explained(LOOK):
             connection.connect()
         try:
-            process = Process(_peer(connection.sock))
+            process = Process(peer_of(connection.sock))
         finally:
             connection.close()
         try:
@@ -133,10 +133,13 @@ class Client:
 
 
 class Process:
-    """A process that can be waited for. ``pid`` is None when it cannot be seen from here (another PID namespace)."""
+    """A process that can be waited for. ``pid`` is None when nobody can tell; ``elsewhere``: it is of another PID
+    namespace."""
 
-    def __init__(self, pid: int | None) -> None:
-        self.pid, self._fd = pid, _pidfd(pid)
+    def __init__(self, peer: Peer | None) -> None:
+        self.pid = peer.pid or None if peer is not None else None
+        self.elsewhere = peer is not None and not peer.pid
+        self._fd = _pidfd(self.pid)
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for its end, at most ``timeout`` seconds; False when it still lives. True at once if nobody can say."""
@@ -161,22 +164,6 @@ def _pidfd(pid: int | None) -> int | None:
         return None  # gone already, or not visible from here
 
 
-def _peer(connection: socket.socket) -> int | None:
-    """The pid of who listens there, as seen from this PID namespace."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", credentials)[0] or None
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    """Whose process listens there; ours where nobody can tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return os.geteuid()
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
-
-
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP as usual, over a Unix socket."""
 
@@ -188,8 +175,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self.path))
-        if os.geteuid() not in (0, _peer_uid(self.sock)):  # root may ask in everybody's container
-            raise PermissionError(f"{self.path}: somebody else's")
+        refuse_stranger(self.sock)
 
 
 def _answer(response: http.client.HTTPResponse) -> Any:

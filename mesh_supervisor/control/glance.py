@@ -10,22 +10,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 import time
-from dataclasses import dataclass
 
 from mesh_supervisor.control.brief import Brief
 from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
+from mesh_supervisor.host.peer import Peer, peer_of, refuse_stranger
 
 REQUEST = b"GET /brief HTTP/1.0\r\nHost: mesh\r\n\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who listens, as the kernel says it. ``pid`` 0: not seen from this PID namespace, or not Linux."""
-
-    pid: int
-    uid: int
 
 
 class Glance:
@@ -42,8 +33,7 @@ class Glance:
         try:
             self._line.settimeout(self._left())
             self._line.connect(os.fspath(self.path))
-            if os.geteuid() not in (0, self.peer().uid):  # root may ask in everybody's container
-                raise PermissionError(f"{self.path}: somebody else's")
+            refuse_stranger(self._line)
         except OSError as error:
             self._line.close()
             raise self._explained(error) from error
@@ -52,12 +42,9 @@ class Glance:
     def __exit__(self, *_: object) -> None:
         self._line.close()
 
-    def peer(self) -> Peer:
-        if not hasattr(socket, "SO_PEERCRED"):
-            return Peer(0, os.geteuid())
-        credentials = self._line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", credentials)
-        return Peer(pid, uid)
+    def peer(self) -> Peer | None:
+        """Who listens; None: the system does not tell."""
+        return peer_of(self._line)
 
     def brief(self) -> Brief:
         try:

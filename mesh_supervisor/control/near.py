@@ -7,13 +7,13 @@ here: of a process in another container the kernel tells no pid. Only the standa
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mesh_supervisor.errors import UnknownAgent, UsageError
+from mesh_supervisor.host.peer import peer_of
 from mesh_supervisor.locate import Place, control_socket
 from mesh_supervisor.own_state import own_state_dirs
 
@@ -58,7 +58,5 @@ def _listens_here(address: Path) -> bool:
             line.connect(str(address))
         except OSError:
             return False
-        if not hasattr(socket, "SO_PEERCRED"):
-            return True
-        credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return bool(struct.unpack("3i", credentials)[0])
+        peer = peer_of(line)
+    return peer is None or bool(peer.pid)

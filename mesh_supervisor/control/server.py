@@ -22,7 +22,6 @@ import json
 import os
 import socket
 import stat
-import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -38,6 +37,7 @@ from mesh_supervisor.control.messages import VERBS, Answer, Snapshot
 from mesh_supervisor.errors import AlreadyRunning, MeshError
 from mesh_supervisor.events import iso_time
 from mesh_supervisor.host import serve as host
+from mesh_supervisor.host.peer import peer_of
 from mesh_supervisor.locate import BEING_MADE, control_socket, socket_elsewhere, socket_inside
 
 if TYPE_CHECKING:
@@ -168,11 +168,8 @@ def withdraw(path: Path, listener_inode: int | None = None) -> None:
 
 def may_talk(connection: socket.socket) -> bool:
     """Whether the other end is this user or root."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return True  # not Linux: the permissions of the file have to do
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)
-    return uid in (0, os.geteuid())
+    peer = peer_of(connection)
+    return peer is None or peer.uid in (0, os.geteuid())  # None: the permissions of the file have to do
 
 
 async def serve(controlled: Controlled, listener: socket.socket, *, stop: asyncio.Event) -> None:

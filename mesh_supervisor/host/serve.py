@@ -14,13 +14,14 @@ import contextlib
 import errno
 import resource
 import socket
-import struct
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .peer import peer_of
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: far from every common heartbeat interval, as nginx has it."""
@@ -107,7 +108,7 @@ def _patient(admit: Admit | None) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.app_state = {**self.app_state, "peer": _peer(transport.get_extra_info("socket"))}
+            self.app_state = {**self.app_state, "peer": _pid_of_peer(transport.get_extra_info("socket"))}
             if admit is not None and not admit(transport.get_extra_info("socket")):
                 transport.abort()
             else:
@@ -144,12 +145,10 @@ def _patient(admit: Admit | None) -> type[H11Protocol]:
     return Patient
 
 
-def _peer(connection: socket.socket) -> int:
-    """The pid at the other end of a Unix socket; 0 where nobody can tell."""
-    if connection.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
-        return 0
-    pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-    return pid
+def _pid_of_peer(connection: socket.socket) -> int:
+    """0 where nobody can tell."""
+    peer = peer_of(connection)
+    return 0 if peer is None else peer.pid
 
 
 @contextlib.contextmanager

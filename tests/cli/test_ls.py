@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from mesh_supervisor.cli import meshes
-from mesh_supervisor.control.glance import Glance, Peer
+from mesh_supervisor.control.glance import Glance
+from mesh_supervisor.host.peer import Peer
 from mesh_supervisor.locate import Place, control_socket
 from tests.cli.conftest import Command
 from tests.control.fake import PLANNER, FakeMesh, brief, running

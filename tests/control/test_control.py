@@ -161,7 +161,7 @@ class Peer(socket.socket):
 @pytest.mark.parametrize(("uid", "admitted"), [(0, True), (54321, True), (54322, False)])
 def test_only_this_user_and_root_may_talk(monkeypatch: pytest.MonkeyPatch, uid: int, admitted: bool) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with Peer() as connection:
+    with Peer(socket.AF_UNIX) as connection:
         connection.uid = uid
         assert server.may_talk(connection) is admitted
 
