@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from mesh_supervisor import snapshot
 from mesh_supervisor.applying import Applying
 from mesh_supervisor.control.brief import AgentBrief, Brief
 from mesh_supervisor.health import judge
 from mesh_supervisor.host.service_manager import Invitation, ServiceManager, monotonic_usec
+from mesh_supervisor.lifecycle import Phase, phase
 from mesh_supervisor.supervisor import Supervisor
 
 ON_ITS_WAY = frozenset({"waiting", "starting", "reloading", "draining", "backoff"})
@@ -29,20 +30,14 @@ def is_coming(agent: AgentBrief) -> bool:
     return agent.wanted and not agent.ready and agent.state in ON_ITS_WAY
 
 
-def is_settled(brief: Brief) -> bool:
-    """One that waits for what will not come by itself waits for somebody, too."""
+def is_settled(brief: Brief, awaited: Mapping[str, Collection[str]]) -> bool:
+    """``awaited``: agent → those that it waits for before it starts. One that waits for what will not come by itself
+    waits for somebody, too."""
     coming = {agent.name for agent in brief.agents if is_coming(agent)}
     up = {agent.name for agent in brief.agents if agent.ready}
-    while stuck := {agent.name for agent in brief.agents if agent.name in coming and _awaited(agent) - coming - up}:
+    while stuck := {name for name in coming if set(awaited.get(name, ())) - coming - up}:
         coming -= stuck
     return brief.begun and not coming
-
-
-def _awaited(agent: AgentBrief) -> frozenset[str]:
-    """``for planner, db`` (snapshot.py)"""
-    if agent.state != "waiting" or not agent.detail.startswith("for "):
-        return frozenset()
-    return frozenset(agent.detail.removeprefix("for ").split(", "))
 
 
 @contextlib.contextmanager
@@ -110,7 +105,7 @@ class Reporter:
             return
         brief = snapshot.brief(self._supervisor)
         fields: dict[str, int] = {}
-        if not self._ready and is_settled(brief):
+        if not self._ready and is_settled(brief, self._awaited()):
             self._ready = True
             fields = {"READY": 1}
         elif not self._ready:
@@ -118,6 +113,15 @@ class Reporter:
         line = self._sentence(brief)
         if fields or line != self._line:
             self._tell(line, **fields)
+
+    def _awaited(self) -> dict[str, tuple[str, ...]]:
+        """What those wait for that may start as soon as it is there."""
+        coming = self._supervisor.coming
+        return {
+            name: member.state.blocked
+            for name, member in self._supervisor.members.items()
+            if name not in coming and phase(member.state) is Phase.WAITING
+        }
 
     def _longest_start(self, brief: Brief) -> float:
         """Seconds that whoever is on its way may still take, one after the other's end being another look."""

@@ -80,12 +80,12 @@ def _in_brief(supervisor: Supervisor, name: str, member: Member) -> AgentBrief:
     state, word = member.state, phase(member.state)
     looping = word is Phase.CRASHLOOP and not member.task.policy.dev
     coming = name in supervisor.coming
-    detail = _detail(member, asyncio.get_running_loop().time())
+    said, detail = _state(member, coming, asyncio.get_running_loop().time())
     return AgentBrief(
         name=name,
         kind=_kind(name, member),
-        state=str(Phase.WAITING) if coming else _state(member),
-        detail=TO_BE_STARTED if coming else hide(detail, supervisor.mesh.secrets),
+        state=said,
+        detail=hide(detail, supervisor.mesh.secrets),
         wanted=member.wanted or coming,
         ready=state.serving is not None or word is Phase.DONE or _is_held(member),
         essential=member.spec.essential,
@@ -116,11 +116,13 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
     inputs = tracked.inputs if tracked is not None else None
     now = asyncio.get_running_loop().time()
     coming = name in supervisor.coming
+    said, detail = _state(member, coming, now)
+    standing = member.launcher.standing
     view = AgentView(
         name=name,
         kind=_kind(name, member),
-        state=str(Phase.WAITING) if coming else _state(member),
-        detail=TO_BE_STARTED if coming else _detail(member, now),
+        state=said,
+        detail=detail,
         pid=process.pid if process is not None else None,
         port=spec.port,
         host=spec.host,
@@ -141,10 +143,10 @@ def _view(supervisor: Supervisor, name: str, member: Member) -> AgentView:
         inputs=count(inputs) if inputs is not None else 0,
         warnings=_warnings(preparation),
         wanted=member.wanted or coming,
-        order=member.launcher.standing.order,
-        start=member.launcher.standing.start,
-        runtime=member.launcher.standing.runtime,
-        limits=member.launcher.standing.limits,
+        order=standing.order,
+        start=standing.start,
+        runtime=standing.runtime,
+        limits=standing.limits,
     )
     return _hidden(view, supervisor.mesh.secrets)
 
@@ -157,8 +159,11 @@ class _Running:
     since: float
 
 
-def _state(member: Member) -> str:
-    return HELD if _is_held(member) else str(phase(member.state))
+def _state(member: Member, coming: bool, now: float) -> tuple[str, str]:
+    """(state, detail). ``coming``: its start is decided, and has not reached it."""
+    if coming:
+        return str(Phase.WAITING), TO_BE_STARTED
+    return HELD if _is_held(member) else str(phase(member.state)), _detail(member, now)
 
 
 def _is_held(member: Member) -> bool:
