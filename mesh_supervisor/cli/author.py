@@ -11,6 +11,7 @@ import click
 from mesh_supervisor import __version__
 from mesh_supervisor.cli.asking import Where, place_of
 from mesh_supervisor.cli.parameters import argument, option
+from mesh_supervisor.cli.shell import COMPLETE
 from mesh_supervisor.cli.terminal import show, show_json, talk
 from mesh_supervisor.errors import ConfigError
 from mesh_supervisor.locate import FILE_NAME
@@ -98,7 +99,7 @@ def completion(
 
     completing = get_completion_class(shell.value)
     assert completing is not None
-    show(completing(ctx.find_root().command, {}, "meshsup", "_MESHSUP_COMPLETE").source().strip())
+    show(completing(ctx.find_root().command, {}, "meshsup", COMPLETE).source().strip())
 
 
 def version() -> None:

@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from mesh_supervisor.cli import probe
+from mesh_supervisor.cli.shell import COMPLETE, give_up_stdout, has_closed_streams
 
 
 def main() -> NoReturn:
@@ -27,7 +28,7 @@ def main() -> NoReturn:
 
 def _short_question() -> probe.Question | None:
     """None also where more is to be done first: streams that a shell has closed, a completion."""
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None or "_MESHSUP_COMPLETE" in os.environ:
+    if has_closed_streams() or COMPLETE in os.environ:
         return None
     return probe.understood(sys.argv[1:])
 
@@ -37,6 +38,5 @@ def _told(line: str, code: int) -> int:
     try:
         print(line, flush=True)
     except (OSError, UnicodeError):
-        # Python flushes stdout once more at its end: give it something that can be flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
     return code

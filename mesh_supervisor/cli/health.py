@@ -17,19 +17,10 @@ from mesh_supervisor.cli.terminal import show, show_json, talk
 def health(
     ctx: click.Context,
     agents: Agents = None,
-    live: Annotated[
-        bool,
-        option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)"),
-    ] = False,
+    live: Annotated[bool, option("--live/--ready", help="Is it worth keeping? / Do all serve? (The default.)")] = False,
     timeout: Annotated[
         float,
-        option(
-            "--timeout",
-            least=0,
-            most=1_000_000,
-            metavar="SECONDS",
-            help="No answer by then is a no.",
-        ),
+        option("--timeout", least=0, most=1_000_000, metavar="SECONDS", help="No answer by then is a no."),
     ] = probe.TIMEOUT,
     as_json: Annotated[bool, option("--json", help="One line of JSON (docs/json.md).")] = False,
 ) -> None:

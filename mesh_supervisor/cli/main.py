@@ -14,11 +14,9 @@ from mesh_supervisor import __version__
 from mesh_supervisor.cli.asking import Where
 from mesh_supervisor.cli.help import Verb, Verbs
 from mesh_supervisor.cli.parameters import command
+from mesh_supervisor.cli.shell import COMPLETE, give_up_stdout, open_closed_streams
 from mesh_supervisor.cli.terminal import complain, show, talk
 from mesh_supervisor.errors import ConfigError, MeshError
-
-COMPLETE = "_MESHSUP_COMPLETE"
-"""The variable by which a shell asks for completions; click's convention for a command of our name."""
 
 SERVICES = ("up", "run", "registry")
 """Verbs that go on until they are told to stop: for them that is no failure."""
@@ -80,15 +78,6 @@ app = Meshsup(
 )
 
 
-def open_closed_streams() -> None:
-    """A shell can close them (`>&-`): Python has None there, and the next file that is opened gets it."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-            os.set_inheritable(number, True)  # dup2 onto itself does nothing, not even that
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-
-
 def main() -> NoReturn:
     """Run one command. Always leaves by SystemExit: errors of ours become a sentence on stderr and their exit code."""
     open_closed_streams()
@@ -136,8 +125,7 @@ def _leave(code: Any) -> NoReturn:
 
 def _lost(error: OSError) -> int:
     """What was to be written could not be: say why, unless nobody wants it. Returns the exit code."""
-    # Python flushes stdout once more at its end: give it something that can be flushed.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    give_up_stdout()
     if isinstance(error, BrokenPipeError):
         return 0
     complain(f"{error.filename or 'cannot write'}: {error.strerror}")

@@ -27,12 +27,12 @@ class Group:
 
     def limit(self) -> int | None:
         """Bytes; None: it has none."""
-        text = _text(self.folder / ("memory.max" if self.unified else "memory.limit_in_bytes"))
+        text = _word(self.folder / ("memory.max" if self.unified else "memory.limit_in_bytes"))
         return int(text) if text.isdecimal() and int(text) < _NO_LIMIT else None
 
     def used(self) -> int | None:
         """Bytes, with the page cache."""
-        text = _text(self.folder / ("memory.current" if self.unified else "memory.usage_in_bytes"))
+        text = _word(self.folder / ("memory.current" if self.unified else "memory.usage_in_bytes"))
         return int(text) if text.isdecimal() else None
 
     def page_cache(self) -> int:
@@ -46,8 +46,7 @@ class Group:
 
 def around_us() -> tuple[Group, ...]:
     """Our own first, then those above it as far as they can be seen."""
-    groups = procfs.read("/proc/self/cgroup").decode(errors="replace")
-    return found_in(groups, procfs.read("/proc/self/mountinfo").decode(errors="replace"))
+    return found_in(procfs.text("/proc/self/cgroup"), procfs.text("/proc/self/mountinfo"))
 
 
 def found_in(groups: str, mounts: str) -> tuple[Group, ...]:
@@ -115,15 +114,12 @@ def _up(point: Path, inside: PurePosixPath, unified: bool) -> Iterator[Group]:
 
 def _row(file: Path, name: str) -> int | None:
     """The number behind ``name`` in a table of two columns."""
-    for line in _text(file).splitlines():
+    for line in procfs.text(str(file)).splitlines():
         fields = line.split()
         if len(fields) == 2 and fields[0] == name and fields[1].isdecimal():
             return int(fields[1])
     return None
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""
+def _word(file: Path) -> str:
+    return procfs.text(str(file)).strip()

@@ -38,7 +38,7 @@ def is_short() -> bool:
 def _machine() -> tuple[int, int]:
     """(free, all) in KiB; (0, 0): unknown."""
     found = {}
-    for line in _text(Path("/proc/meminfo")).splitlines():
+    for line in procfs.text("/proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
         if name in {"MemTotal", "MemAvailable"}:
             found[name] = int(rest.split()[0])
@@ -50,13 +50,6 @@ def _group(group: cgroups.Group) -> tuple[int, int]:
     limit, used = group.limit(), group.used()
     # The page cache counts as used, and is given back when it is asked for.
     return (0, 0) if limit is None or used is None else (limit - used + group.page_cache(), limit)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 # ---- out of memory ---------------------------------------------------------------------------------------------------

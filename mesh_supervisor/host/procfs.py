@@ -48,7 +48,7 @@ class Process(NamedTuple):
 
 
 def read(path: str) -> bytes:
-    """The whole of a small file below /proc; b"" when its process is gone or not ours to read."""
+    """The whole of a small file below /proc or /sys; b"" when it is gone or not ours to read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -59,6 +59,11 @@ def read(path: str) -> bytes:
         return b""
     finally:
         os.close(fd)
+
+
+def text(path: str) -> str:
+    """The same as text; what is no UTF-8 is replaced."""
+    return read(path).decode(errors="replace")
 
 
 def look(pid: int) -> Process | None:

@@ -112,9 +112,9 @@ class Container:
         return int(self.docker("wait", self.name, timeout=timeout))
 
 
-def get(port: int, path: str = "/") -> str:
-    """The body of a GET from this host's loopback. Raises OSError, AssertionError for another status than 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def get(port: int, path: str = "/", address: str = "127.0.0.1") -> str:
+    """The body of a GET from this host. Raises OSError, AssertionError for another status than 200."""
+    connection = http.client.HTTPConnection(address, port, timeout=10)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

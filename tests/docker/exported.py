@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import random
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.docker.containers import AGENT_PORTS, write
+from tests.docker.containers import AGENT_PORTS, get, write
 from tests.docker.engine import wait_for
 from tests.docker.scenarios import GOAL, Rig, Skipped, server
 
@@ -42,17 +41,7 @@ class Project:
 
     def ask(self, port: int, path: str = "/") -> str:
         """Raises OSError, AssertionError for another status than 200."""
-        connection = http.client.HTTPConnection(self.address, port, timeout=10)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read().decode()
-        except http.client.HTTPException as error:
-            raise OSError(repr(error)) from error
-        finally:
-            connection.close()
-        assert answer.status == 200, f"{answer.status}: {body[:200]}"
-        return body
+        return get(port, path, self.address)
 
     def started_at(self) -> dict[str, str]:
         """service → when its container was started."""
