@@ -88,12 +88,10 @@ def choose_mode(
     flag: Mode | None,
     environ: Mapping[str, str],
     file_mode: str | None,
-    *,
-    pid_one: bool,
-    parent_is_pid_one: bool,
-    stdout_is_tty: bool,
+    unattended: str = "",
 ) -> tuple[Mode, str]:
-    """The mode and, in words, why. ``file_mode``: `locate.mode_in`. Raises ConfigError for a MESHSUP_MODE that is none.
+    """The mode and, in words, why. ``file_mode``: `locate.mode_in`; ``unattended``: host/container.py. Raises
+    ConfigError for a MESHSUP_MODE that is none.
 
     Asked before ``-d`` detaches: afterwards nobody's parent is what it was.
     """
@@ -106,11 +104,7 @@ def choose_mode(
         return Mode(named), "MESHSUP_MODE"
     if file_mode in tuple(Mode):
         return Mode(file_mode), "mode in mesh.toml"
-    if pid_one:
-        return Mode.PROD, "meshsup is PID 1"
-    if parent_is_pid_one and not stdout_is_tty:
-        return Mode.PROD, "its parent is PID 1 and stdout is no terminal"
-    return Mode.DEV, "the default"
+    return (Mode.PROD, unattended) if unattended else (Mode.DEV, "the default")
 
 
 def json_schema() -> dict[str, Any]:

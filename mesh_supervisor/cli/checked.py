@@ -24,9 +24,7 @@ from mesh_supervisor.wording import counted
 
 def describe(place: Place) -> None:
     """Print what the mesh is. Raises ConfigError with all mistakes."""
-    mode, reason = choose_mode(
-        None, os.environ, mode_in(place.file), pid_one=False, parent_is_pid_one=False, stdout_is_tty=True
-    )
+    mode, reason = choose_mode(None, os.environ, mode_in(place.file))
     mesh = load(place.file, os.environ, mode=mode, mode_reason=reason, kept_port=read_kept_port(place.state_dir))
     looked = asyncio.run(_look(mesh))
     show(*_summary(mesh))

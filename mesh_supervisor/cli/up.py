@@ -79,25 +79,21 @@ def up(
 def _mode(place: Place, prod: bool | None) -> tuple[Mode, str]:
     """Decided here, before anything detaches: the terminal and PID 1 are this process's."""
     from mesh_supervisor.config import choose_mode
+    from mesh_supervisor.host.container import why_unattended
     from mesh_supervisor.spec import Mode
 
-    return choose_mode(
-        None if prod is None else Mode.PROD if prod else Mode.DEV,
-        os.environ,
-        mode_in(place.file),
-        pid_one=os.getpid() == 1,
-        parent_is_pid_one=os.getppid() == 1,
-        stdout_is_tty=sys.stdout.isatty(),
-    )
+    wanted = None if prod is None else Mode.PROD if prod else Mode.DEV
+    return choose_mode(wanted, os.environ, mode_in(place.file), why_unattended())
 
 
 def _launch(place: Place, options: UpOptions) -> None:
     if options.detached:
-        if os.getpid() == 1:
-            raise UsageError("PID 1 cannot go into the background: the container would end; leave -d and --wait out")
         from mesh_supervisor.cli.detaching import detach
+        from mesh_supervisor.host.container import is_main_process
         from mesh_supervisor.host.service_manager import is_invited
 
+        if is_main_process():
+            raise UsageError("this cannot go into the background: the container would end; leave -d and --wait out")
         if is_invited(os.environ) and not sys.stdout.isatty():
             talk("NOTIFY_SOCKET is set, but from the background nothing is told there: a service is `up` without -d")
         detach(place, options)
@@ -237,9 +233,9 @@ def _supervised(place: Place, agent: str, prod: bool | None, watch: bool | None)
 
 def _started_by_an_engine() -> bool:
     """Of containers, or of services. Whatever mode is asked for, there is no person at a terminal."""
-    from mesh_supervisor.host.container import is_main_process
+    from mesh_supervisor.host.container import is_main_process, is_service, is_spoken_to
 
-    return is_main_process() or (os.getppid() == 1 and not sys.stdout.isatty())
+    return is_main_process() or (is_service() and not is_spoken_to())
 
 
 def _port(text: str | None) -> int | None:

@@ -1,18 +1,68 @@
-"""Whether this process is what a container was started for. From facts, never from the presence of an engine."""
+"""What this process was started as: by a container's engine, by a service manager, or by a person.
+
+From facts about PID 1 and the streams, never from the presence of an engine. Ask at the start: whose parent ends
+becomes a child of PID 1 too.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+from . import procfs
+
+SMALL_INITS = ("docker-init", "podman-init", "tini", "dumb-init", "catatonit")
+"""How the names of those begin that start one program, hand signals on to it and end as it does."""
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 """Its inode, the same on every machine (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
 
 
 def is_main_process() -> bool:
-    """PID 1, or what a small init (`docker run --init`) was told to start. Ask at the start: whose parent ends becomes
-    a child of PID 1 too."""
-    return os.getpid() == 1 or (os.getppid() == 1 and _has_own_pids())
+    """Whether the container ends when this process does: it is PID 1, or what a small init (`docker run --init`) was
+    told to start. Not so below other PIDs 1 (systemd in LXC or WSL, a shell), which start many."""
+    return os.getpid() == 1 or bool(_small_init())
+
+
+def why_unattended() -> str:
+    """Why no person waits for what this process says, in words; "" when one may. Blocks for no longer than a look at
+    the processes of a container."""
+    if os.getpid() == 1:
+        return "meshsup is PID 1"
+    init = _small_init()
+    if init:
+        return f"{init} is PID 1 and has started it"
+    if is_service():
+        return "its parent is PID 1 and stdout is no terminal"
+    return ""
+
+
+def is_service() -> bool:
+    """Started by whatever PID 1 is, and nobody watches."""
+    return os.getppid() == 1 and not os.isatty(1)
+
+
+def is_spoken_to() -> bool:
+    """stdin is a pipe or a socket: who started this has the other end, as clients of MCP servers do. A service manager
+    gives /dev/null."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _small_init() -> str:
+    """The name of the init that was told to start this process; "" when there is none, or nobody can tell."""
+    if os.getppid() != 1 or not procfs.ours or not _has_own_pids():
+        return ""
+    first = procfs.look(1)
+    if first is None or not first.name.startswith(SMALL_INITS):
+        return ""
+    # Its other children are orphans that it took over: of what `docker exec` or an editor's terminal has started.
+    oldest = min((one for one in procfs.everything().values() if one.parent == 1), key=lambda one: one.started)
+    return first.name if oldest.pid == os.getpid() else ""
 
 
 def _has_own_pids() -> bool:

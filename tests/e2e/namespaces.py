@@ -32,7 +32,8 @@ OWN_USERS = () if os.geteuid() == 0 else ("--map-root-user",)
 UNSHARE = ("unshare", "--pid", "--fork", "--mount", "--kill-child", *OWN_USERS)
 
 INIT = """
-import os, signal, sys
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(15, {name}.encode())  # PR_SET_NAME
 child = os.fork()
 if child == 0:
     os.setsid()
@@ -45,7 +46,8 @@ while True:
         code = os.waitstatus_to_exitcode(status)
         os._exit(code if code >= 0 else 128 - code)
 """
-"""What ``docker run --init`` puts in front: it hands signals on, reaps, and ends as its child does."""
+"""What ``docker run --init`` puts in front: it hands signals on, reaps, and ends as its child does. ``name``: what the
+kernel calls it."""
 
 READ_ONLY = """
 while read -r _ _ _ _ point _; do
@@ -70,17 +72,17 @@ class Surroundings:
 
     ``read_only``: every file system but ``writable`` (``--read-only``). ``writable``: folders that hold a fresh tmpfs
     that anybody may write to (``--tmpfs``); they are made where there are none. ``user``: uid and gid, which no passwd
-    file knows, and HOME is not set. ``capabilities`` False: none, and none to be gained. ``init``: a small init is
-    PID 1 and meshsup its child. ``stdin`` False: closed. ``proc``: "own"; "none", an empty folder; "other", the one of
-    the namespace outside, whose pids mean nothing inside. ``prepare``: command lines that are run as root inside,
-    before all that. ``environ``: of the command; None takes a name away.
+    file knows, and HOME is not set. ``capabilities`` False: none, and none to be gained. ``init``: a process of
+    this name is PID 1 and meshsup its child. ``stdin`` False: closed. ``proc``: "own"; "none", an empty folder;
+    "other", the one of the namespace outside, whose pids mean nothing inside. ``prepare``: command lines that are run
+    as root inside, before all that. ``environ``: of the command; None takes a name away.
     """
 
     read_only: bool = False
     writable: tuple[Path, ...] = ()
     user: int | None = None
     capabilities: bool = True
-    init: bool = False
+    init: str = ""
     stdin: bool = True
     proc: str = "own"
     prepare: tuple[tuple[str, ...], ...] = ()
@@ -241,7 +243,7 @@ def _script(mesh: Mesh, around: Surroundings, command: Sequence[str]) -> str:
         lines.append("mount -t tmpfs -o mode=555,size=4k tmpfs /proc")
     lines.append(f"cd {shlex.quote(str(mesh.root))}")
     words = ["exec", "setsid", *around.as_somebody]
-    words += [sys.executable, "-ISc", INIT] if around.init else []
+    words += [sys.executable, "-ISc", INIT.format(name=repr(around.init))] if around.init else []
     return "\n".join([*lines, shlex.join([*words, *command]) + ("" if around.stdin else " <&-")])
 
 

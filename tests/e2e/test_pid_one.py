@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -117,7 +119,7 @@ def test_what_does_not_stop_is_killed_inside_the_grace_of_an_engine(mesh: Mesh) 
     """With `--init` too, where meshsup is not PID 1 itself."""
     mesh.write("stubborn.py", server("stubborn one", DEAF))
     mesh.config(mesh.table("stubborn", STUBBORN))
-    with boxed(mesh, around=Surroundings(init=True)) as box:
+    with boxed(mesh, around=Surroundings(init="docker-init")) as box:
         began = time.monotonic()
         box.signal(signal.SIGTERM)
         assert box.wait() == 0
@@ -192,7 +194,7 @@ def test_sigterm_ends_a_registry_by_itself(mesh: Mesh) -> None:
         assert box.wait(GRACE) == 0
 
 
-@pytest.mark.parametrize("around", [Surroundings(), Surroundings(init=True)], ids=["pid one", "init"])
+@pytest.mark.parametrize("around", [Surroundings(), Surroundings(init="docker-init")], ids=["pid one", "init"])
 def test_sigterm_while_agents_start(mesh: Mesh, around: Surroundings) -> None:
     slow = "import time\nprint('begins', flush=True)\ntime.sleep(600)\n"
     mesh.write("slow.py", server("never", slow))
@@ -278,11 +280,12 @@ def test_signals_without_a_meaning_are_said_and_change_nothing(mesh: Mesh) -> No
         assert mesh.pids() == before
 
 
-def test_it_does_not_go_into_the_background(mesh: Mesh) -> None:
+@pytest.mark.parametrize("init", ["", "docker-init"])
+def test_it_does_not_go_into_the_background(mesh: Mesh, init: str) -> None:
     mesh.serving("agent")
-    with boxed(mesh, "up", "-d", ready=False) as box:
+    with boxed(mesh, "up", "-d", around=Surroundings(init=init), ready=False) as box:
         assert box.wait() == 2
-        assert "PID 1" in box.errors() and "-d" in box.errors()
+        assert "the container would end" in box.errors() and "-d" in box.errors()
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------
@@ -319,11 +322,11 @@ SURROUNDINGS: dict[str, dict[str, Any]] = {
     "read-only": {"read_only": True},
     "somebody": {"user": SOMEBODY},
     "no capabilities": {"capabilities": False},
-    "init": {"init": True},
+    "init": {"init": "docker-init"},
     "stdin closed": {"stdin": False},
     "foreign proc": {"proc": "other"},
     "all": ALL,
-    "all with init": {**ALL, "init": True},
+    "all with init": {**ALL, "init": "docker-init"},
 }
 """Each by itself, and all that an engine can take away at once."""
 
@@ -364,3 +367,42 @@ def _serving(box: Box) -> int:
 def _refused_to_write(box: Box, mesh: Mesh) -> bool:
     done = subprocess.run(box.command("touch", str(mesh.root / "trial")), capture_output=True, text=True, check=False)
     return done.returncode != 0
+
+
+# ---- whose child it is -----------------------------------------------------------------------------------------------
+
+SMALL_INIT = Surroundings(init="docker-init")
+
+
+def test_the_child_of_a_small_init_is_what_the_container_was_started_for(mesh: Mesh) -> None:
+    mesh.serving("agent")
+    with boxed(mesh, around=SMALL_INIT) as box:
+        assert "prod mode (docker-init is PID 1 and has started it)" in box.log()[0]["text"]
+
+
+@pytest.mark.parametrize("name", ["systemd", "sh"])
+def test_the_child_of_what_starts_many_is_one_of_them(mesh: Mesh, name: str) -> None:
+    """A service of systemd in LXC or WSL is no container, though it has a PID namespace of its own."""
+    mesh.write("agent.py", server("one", "print('listens on', os.environ['HOST'], flush=True)\n"))
+    mesh.config(mesh.table("agent"))
+    with boxed(mesh, around=Surroundings(init=name)) as box:
+        assert "prod mode (its parent is PID 1 and stdout is no terminal)" in box.log()[0]["text"]
+        assert box.says("listens on 127.0.0.1", "agent")
+
+
+def test_an_orphan_of_a_terminal_in_the_container_is_not_what_it_was_started_for(mesh: Mesh) -> None:
+    """What `docker exec` leaves in the background becomes a child of the init too."""
+    mesh.serving("agent")
+    out = mesh.root / "asked"
+    script = f"""
+import os, pathlib, time
+while os.getppid() != 1:
+    time.sleep(0.001)
+from mesh_supervisor.host.container import is_main_process, why_unattended
+pathlib.Path({str(out)!r}).write_text(f"{{is_main_process()}} {{why_unattended()}}\\n")
+"""
+    with boxed(mesh, around=SMALL_INIT) as box:
+        words = shlex.join([sys.executable, "-c", script])
+        subprocess.run(box.command("sh", "-c", f"{words} >{out}.log 2>&1 &"), cwd=mesh.root, check=True)
+        wait_for(lambda: out.exists() and out.read_text().endswith("\n"))
+        assert out.read_text() == "False its parent is PID 1 and stdout is no terminal\n"

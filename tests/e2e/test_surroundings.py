@@ -142,9 +142,9 @@ print("left", left.pid, flush=True)
 """
 
 
-@pytest.mark.parametrize("init", [False, True], ids=["as-pid-1", "below-an-init"])
+@pytest.mark.parametrize("init", ["", "docker-init"], ids=["as-pid-1", "below-an-init"])
 @pytest.mark.parametrize("proc", ["none", "other"])
-def test_without_a_proc_of_its_own_a_mesh_does_everything_but_what_it_says(mesh: Mesh, proc: str, init: bool) -> None:
+def test_without_a_proc_of_its_own_a_mesh_does_everything_but_what_it_says(mesh: Mesh, proc: str, init: str) -> None:
     mesh.serving("agent", "leaving")
     mesh.config(mesh.table("agent") + mesh.table("leaving", 'ready = { http = "/" }'))
     mesh.write("leaving.py", server("leaving one", LEAVES_ONE_BEHIND))

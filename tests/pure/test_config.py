@@ -416,34 +416,25 @@ def test_a_byte_order_mark_is_no_mistake(mesh: MeshFile) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "shell", "in_file", "pid_one", "parent", "tty", "expected"),
+    ("flag", "shell", "in_file", "unattended", "expected"),
     [
-        (Mode.PROD, {"MESHSUP_MODE": "dev"}, "dev", False, False, True, (Mode.PROD, "--prod")),
-        (None, {"MESHSUP_MODE": "dev"}, "prod", True, True, False, (Mode.DEV, "MESHSUP_MODE")),
-        (None, {}, "dev", True, True, False, (Mode.DEV, "mode in mesh.toml")),
-        (None, {}, "nonsense", False, False, True, (Mode.DEV, "the default")),
-        (None, {"MESHSUP_MODE": ""}, None, True, False, True, (Mode.PROD, "meshsup is PID 1")),
-        (None, {}, None, False, True, False, (Mode.PROD, "its parent is PID 1 and stdout is no terminal")),
-        (None, {}, None, False, True, True, (Mode.DEV, "the default")),
-        (None, {}, None, False, False, False, (Mode.DEV, "the default")),
+        (Mode.PROD, {"MESHSUP_MODE": "dev"}, "dev", "", (Mode.PROD, "--prod")),
+        (None, {"MESHSUP_MODE": "dev"}, "prod", "it is PID 1", (Mode.DEV, "MESHSUP_MODE")),
+        (None, {}, "dev", "it is PID 1", (Mode.DEV, "mode in mesh.toml")),
+        (None, {}, "nonsense", "", (Mode.DEV, "the default")),
+        (None, {"MESHSUP_MODE": ""}, None, "it is PID 1", (Mode.PROD, "it is PID 1")),
+        (None, {}, None, "", (Mode.DEV, "the default")),
     ],
 )
 def test_who_chooses_the_mode(
-    flag: Mode | None,
-    shell: dict[str, str],
-    in_file: str | None,
-    pid_one: bool,
-    parent: bool,
-    tty: bool,
-    expected: tuple[Mode, str],
+    flag: Mode | None, shell: dict[str, str], in_file: str | None, unattended: str, expected: tuple[Mode, str]
 ) -> None:
-    chosen = choose_mode(flag, shell, in_file, pid_one=pid_one, parent_is_pid_one=parent, stdout_is_tty=tty)
-    assert chosen == expected
+    assert choose_mode(flag, shell, in_file, unattended) == expected
 
 
 def test_a_mode_that_is_none() -> None:
     with pytest.raises(ConfigError, match='MESHSUP_MODE: must be "dev" or "prod", not "devel"'):
-        choose_mode(None, {"MESHSUP_MODE": "devel"}, None, pid_one=False, parent_is_pid_one=False, stdout_is_tty=True)
+        choose_mode(None, {"MESHSUP_MODE": "devel"}, None)
 
 
 def test_shell_is_only_the_one_that_is_given(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
