@@ -233,9 +233,9 @@ def _supervised(place: Place, agent: str, prod: bool | None, watch: bool | None)
 
 def _started_by_an_engine() -> bool:
     """Of containers, or of services. Whatever mode is asked for, there is no person at a terminal."""
-    from mesh_supervisor.host.container import is_main_process, is_service, is_spoken_to
+    from mesh_supervisor.host.container import why_unattended
 
-    return is_main_process() or (is_service() and not is_spoken_to())
+    return bool(why_unattended())
 
 
 def _port(text: str | None) -> int | None:

@@ -1,13 +1,12 @@
-"""What this process was started as: by a container's engine, by a service manager, or by a person.
+"""Who started this process: a container's engine, a service manager, or a person.
 
-From facts about PID 1 and the streams, never from the presence of an engine. Ask at the start: whose parent ends
+From facts about PID 1 and stdout, never from the presence of an engine. Ask at the start: whose parent ends
 becomes a child of PID 1 too.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from . import procfs
@@ -33,24 +32,8 @@ def why_unattended() -> str:
     init = _small_init()
     if init:
         return f"{init} is PID 1 and has started it"
-    if is_service():
-        return "its parent is PID 1 and stdout is no terminal"
-    return ""
-
-
-def is_service() -> bool:
-    """Started by whatever PID 1 is, and nobody watches."""
-    return os.getppid() == 1 and not os.isatty(1)
-
-
-def is_spoken_to() -> bool:
-    """stdin is a pipe or a socket: who started this has the other end, as clients of MCP servers do. A service manager
-    gives /dev/null."""
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    service = os.getppid() == 1 and not os.isatty(1)
+    return "its parent is PID 1 and stdout is no terminal" if service else ""
 
 
 def _small_init() -> str:

@@ -134,9 +134,16 @@ class OutOfMemory:
         found = cgroups.tightest(self._groups)
         where = f"limit of {found[0].name} {_mib(found[1])}" if found is not None else "of the whole machine"
         # A spawned process begins with the peak of who spawned it: below ours it says nothing.
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        used = f"; it used {_mib(peak)}" if peak is not None and peak > own else ""
+        used = f"; it used {_mib(peak)}" if peak is not None and peak > _own_peak() else ""
         return f"out of memory ({where}{used})"
+
+
+def _own_peak() -> int:
+    """Bytes that this program has had at most. getrusage would say more: it goes on from the peak of who started it."""
+    for line in procfs.text("/proc/self/status").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _mib(size: int) -> str:

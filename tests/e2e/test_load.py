@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from benchmarks.load import FRESH, KEPT, Load, failures
+from benchmarks.load import FRESH, KEPT, POOL, Load, failures
 from tests.e2e.agents import fastapi, stdlib
 from tests.e2e.harness import Mesh, alive, wait_for
 
@@ -143,7 +143,10 @@ def test_kill_9_under_load_refuses_no_fresh_connection(mesh: Mesh, source: objec
         requests = load.stop()
     failed = [request for request in requests if request.failure]
     assert "refused" not in {request.failure for request in failed}, failures(requests)
-    assert not [request for request in failed if request.at > killed], "only what was open at the kill"
+    # A kept connection may be used once more before its end has reached the client.
+    assert len([request for request in failed if request.kind == KEPT]) <= POOL, failures(requests)
+    late = [request for request in failed if request.kind == FRESH and request.at > killed]
+    assert not late, "only what was open at the kill"
     assert requests[-1].said.split()[1] == str(mesh.agent("agent").pid)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +166,14 @@ def test_a_use_that_may_be_our_own_is_not_told(kernel: Kernel) -> None:
     memory = OutOfMemory()
     kernel.kill()
     assert explained(memory, peak=1 * MIB) == "killed: out of memory (limit of the container 512 MiB)"
+
+
+def test_what_started_us_may_be_large() -> None:
+    """An editor, a test run: the kernel counts its memory as ours from before the exec."""
+    ask = "from mesh_supervisor.host.memory import _own_peak; print(_own_peak())"
+    large = f"import subprocess, sys; held = b'x' * {400 * MIB}; subprocess.run([sys.executable, '-c', {ask!r}])"
+    told = subprocess.run([sys.executable, "-c", large], capture_output=True, text=True, check=True).stdout
+    assert MIB < int(told) < 200 * MIB
 
 
 def test_a_shell_says_it_of_its_program(kernel: Kernel) -> None:
