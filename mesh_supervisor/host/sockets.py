@@ -17,6 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..errors import MeshError
+from ..runtime.drain_sockets import NO_MORE, TCP_USER_TIMEOUT
 
 BACKLOG = 2048
 """What is queued while nobody accepts. A program's own listen(5) would set it for everybody; the kernel caps it at
@@ -89,6 +90,7 @@ class Held:
         with contextlib.suppress(OSError):
             program = struct.pack("HL", len(_NO_NEWCOMERS) // _INSTRUCTION.size, ctypes.addressof(code))
             self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+            self.sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, NO_MORE)
 
     def again(self) -> None:
         """Listen again: a generation may have lowered the queue for everybody, or shut the listener down."""

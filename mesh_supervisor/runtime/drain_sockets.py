@@ -16,9 +16,11 @@ from .hints import Any, Iterator
 NOWHERE = "127.213.77.1"
 """An address of this machine that nobody asks."""
 
-SO_GET_FILTER = 26
-LARGEST_FILTER = 1024
-"""Instructions of 8 bytes each, of which the answer is the number; ours has five."""
+TCP_USER_TIMEOUT = 18  # of Linux; elsewhere nobody sets the mark
+NO_MORE = 0x6D657368
+"""Milliseconds of TCP_USER_TIMEOUT on a listener to which no more connections can come. The value means nothing there,
+so it is a mark that every holder of the socket sees; the filter itself could be asked for only with a buffer that a
+longer one of somebody else would overrun."""
 
 Address = Any
 """As getsockname() gives it."""
@@ -47,7 +49,7 @@ def takes_the_last(listeners: list[int]) -> bool:
 
 
 def _takes_the_last(sock: _socket.socket) -> bool:
-    if not sock.getsockopt(_socket.SOL_SOCKET, SO_GET_FILTER, LARGEST_FILTER):
+    if sock.getsockopt(_socket.IPPROTO_TCP, TCP_USER_TIMEOUT) != NO_MORE:
         return False
     # struct tcp_info of a listener: 24 bytes on, where a connection has its unacknowledged segments, is its queue.
     told = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, 28)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import select
 import socket
+import struct
 import sys
 
 import pytest
@@ -45,6 +47,17 @@ def test_who_waits_is_still_accepted_and_who_comes_is_refused_when_nobody_listen
             programs.close()
             assert select.select([], [late], [], 10)[1]
             assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED, "not cut off"
+
+
+def test_a_long_filter_of_the_programs_own_is_none_of_ours() -> None:
+    pass_all = struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF) * 1000
+    code = ctypes.create_string_buffer(pass_all)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        program = struct.pack("HL", len(pass_all) // 8, ctypes.addressof(code))
+        listener.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+        with connecting(listener.getsockname()[1]):
+            assert select.select([listener], [], [], 10)[0]
+            assert not takes_the_last([listener.fileno()])
 
 
 def test_what_is_no_listener_has_no_last_one() -> None:
