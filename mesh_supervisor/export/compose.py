@@ -17,7 +17,7 @@ from mesh_supervisor.export.notes import env_file_texts, is_movable, needed_in_i
 from mesh_supervisor.export.profiles import names_in_compose, profiles_of
 from mesh_supervisor.export.references import for_compose
 from mesh_supervisor.export.surroundings import Surroundings, known_names
-from mesh_supervisor.export.watching import Watched, watched
+from mesh_supervisor.export.watching import Watched, is_told_by_variables, watched
 from mesh_supervisor.export.yaml import (
     MERGE,
     Alias,
@@ -32,6 +32,7 @@ from mesh_supervisor.export.yaml import (
     Words,
     written,
 )
+from mesh_supervisor.impact import Inputs
 from mesh_supervisor.spec import AgentSpec, Condition, Dependency, Kind, MeshSpec, Restart
 from mesh_supervisor.wording import counted, hide
 
@@ -372,9 +373,12 @@ def _watched(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings) -> Watched:
     inputs = seen.inputs.get(spec.name)
     if inputs is None or not inputs.watched:
         return Watched(())
+    notes = (hide(inputs.warning, mesh.secrets),) if inputs.warning else ()
+    if is_told_by_variables(spec, seen.written, inputs):
+        inputs = Inputs(globs=inputs.globs, matched=inputs.matched, ignored=inputs.ignored)
+        notes = (*notes, "variables say which program it is: of its edits only those that `watch` names are taken over")
     found = watched(inputs, seen.written.of(spec.name, "watch") or (), mesh.root)
-    warning = (hide(inputs.warning, mesh.secrets),) if inputs.warning else ()
-    return Watched(found.rules, (*found.left_out, *warning))
+    return Watched(found.rules, (*found.left_out, *notes))
 
 
 def _develop(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings, taken_over: Watched) -> Iterator[Row]:

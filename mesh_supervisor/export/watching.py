@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from posixpath import relpath
 
-from mesh_supervisor.export.references import has_variable
+from mesh_supervisor.export.references import Written, has_variable
 from mesh_supervisor.export.yaml import is_text
 from mesh_supervisor.impact import Glob, Inputs
+from mesh_supervisor.spec import AgentSpec, CommandLine
 
 MOST_FILES = 100
 """Of one agent, named one by one; beyond that their folders are."""
@@ -52,6 +53,20 @@ def watched(inputs: Inputs, patterns: Sequence[str], root: Path) -> Watched:
     whole = folders | crowded
     rules = tuple(Synchronised(path, _ignored(path, by_name) if path in whole else ()) for path in sorted(inside))
     return Watched(rules, tuple(_left_out(outside, elsewhere, crowded, unwritable, _open_globs(by_name, root), root)))
+
+
+def is_told_by_variables(spec: AgentSpec, written: Written, inputs: Inputs) -> bool:
+    """Whether variables say which files its program is. Then the names of these, and of all that it imports, are not
+    mesh.toml's to tell. An argument that names no file is nobody's path: `--key=${KEY}`."""
+    command, module, directory = (written.of(spec.name, key) for key in ("command", "module", "directory"))
+    line = command if isinstance(command, list) else ()
+    if has_variable([directory, module, None if line else command, *line[:1]]):
+        return True
+    words = [*line, *(written.of(spec.name, "args") or ())]
+    resolved = [*(spec.command.argv if isinstance(spec.command, CommandLine) else ()), *spec.args]
+    named = [word for text, word in zip(words, resolved, strict=False) if has_variable(text)]
+    paths = {spec.directory / part for word in named for part in (word, word.partition("=")[2]) if part}
+    return not paths.isdisjoint({*inputs.paths, *inputs.directories, *inputs.folders})
 
 
 def _by_what_is_written(inputs: Inputs, patterns: Sequence[str]) -> tuple[list[Glob], list[Glob]]:

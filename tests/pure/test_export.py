@@ -422,6 +422,36 @@ def test_no_value_from_elsewhere_is_written_down(mesh: MeshFile) -> None:
     assert any("what `watch` takes from variables" in warning for warning in made.warnings)
 
 
+@pytest.mark.parametrize(
+    ("keys", "written"),
+    [
+        ('command = "${PLACE}/hush.py"', False),
+        ('module = "${MODULE}"', False),
+        ('command = ["python", "${PLACE}/hush.py", "-v"]', False),
+        ('command = ["python", "-m", "uvicorn", "--app=${PLACE}/hush.py"]', False),
+        ('command = ["python", "hush/hush.py", "--key=${MODULE}"]', True),
+        ('command = "hush/hush.py"\nargs = ["${MODULE}"]', True),
+    ],
+)
+def test_where_variables_say_what_the_program_is_its_files_have_no_names(
+    mesh: MeshFile, keys: str, written: bool
+) -> None:
+    mesh.touch("hush/hush.py", "hush/helper.py", "prompts/x.md")
+    program = {mesh.root / "hush/hush.py": Step(None, ""), mesh.root / "hush/helper.py": Step(None, "")}
+    inputs = Inputs(
+        files=program,
+        globs=globs_of(mesh.root, ["prompts/*.md"]),
+        matched=frozenset({mesh.root / "prompts/x.md"}),
+        read={mesh.root.parent / "hush-outside": None},
+    )
+    text = f'[agents.a]\n{keys}\nwatch = ["prompts/*.md"]'
+    made = exported(mesh, text, {"PLACE": "hush", "MODULE": "hush.hush"}, inputs={"a": inputs})
+    whole = made.text + "\n".join(made.warnings)
+    assert ("hush" in whole) is written
+    assert any("variables say which program it is" in warning for warning in made.warnings) is not written
+    assert "./prompts" in [row["path"] for row in services(made)["a"]["develop"]["watch"]]
+
+
 def test_a_named_env_file_is_mounted_where_mesh_toml_looks_for_it(mesh: MeshFile) -> None:
     mesh.touch("conf/all.env", "a.env")
     before = '[mesh]\nenv_file = "conf/all.env"'
