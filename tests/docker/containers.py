@@ -74,9 +74,9 @@ class Container:
         """`docker exec`. Raises DockerError."""
         return self.docker("exec", self.name, *words)
 
-    def agent(self, name: str) -> dict[str, Any]:
-        """Its row of `meshsup ps --json`."""
-        rows: list[dict[str, Any]] = json.loads(self.execute("meshsup", "ps", "--json"))["agents"]
+    def agent(self, name: str, *options: str) -> dict[str, Any]:
+        """Its row of `meshsup OPTIONS ps --json`."""
+        rows: list[dict[str, Any]] = json.loads(self.execute("meshsup", *options, "ps", "--json"))["agents"]
         (row,) = [row for row in rows if row["name"] == name]
         return row
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from tests.docker import exported, scenarios
+from tests.docker import exported, scenarios, unit
 from tests.docker.base import base_image
 from tests.docker.containers import remove_labelled
 from tests.docker.engine import Docker, DockerError, NoEngine, own_engine, running_engine
@@ -28,7 +28,7 @@ Builds examples/docker/Dockerfile and tries it in a real Docker engine; prints a
 Everything that is started is gone at the end. Exit code: 0 when all went well, or was skipped with its reason; 1 when
 something failed, or (--require) nothing could be tried."""
 
-ALL = (*scenarios.ALL, *exported.ALL)
+ALL = (*scenarios.ALL, *exported.ALL, *unit.ALL)
 FAILURES = (AssertionError, DockerError, OSError, ValueError, KeyError, subprocess.TimeoutExpired)
 
 
