@@ -196,7 +196,7 @@ class Mesh(Table):
     )
     parallel_starts: AtLeastOne | None = key("number", "How many agents start at once.", shown="the number of cores")
     stop_timeout: Seconds | None = key(
-        "seconds", "How long stopping the whole mesh may take.", shown="30; 8 when meshsup is PID 1"
+        "seconds", "How long stopping the whole mesh may take.", shown="30; 8 in a container"
     )
 
 
@@ -312,7 +312,7 @@ class Defaults(Table):
     )
     directory: Text = key("path", "Its working directory.", ".")
     host: Host | None = key(
-        "host", "Told to the program like the port.", shown="`127.0.0.1`; `0.0.0.0` when meshsup is PID 1"
+        "host", "Told to the program like the port.", shown="`127.0.0.1`; `0.0.0.0` in a container"
     )
     env: Environment = key("table of strings", "Its environment: wins over `env_file`, and over `[mesh] env`.", {})
     env_file: Text | None = key("path", "A .env file for it. Must exist.")

@@ -67,8 +67,9 @@ its JSON Schema, which an editor finds through a first line `#:schema mesh.schem
 - **Environment** of an agent, from the strongest: its `env`, its `env_file`, `[mesh] env`, `[mesh] env_file`, what
   meshsup sets (`PORT`, `HOST`, …), the shell. Values of environment and interpolations are printed as `•••`, unless
   `--show-secrets`.
-- **Modes**: `dev`, and `prod` when meshsup is PID 1, or its parent is and stdout is no terminal. `--prod` wins over
-  `MESHSUP_MODE`, that over `[mesh] mode`. A mode changes defaults and nothing else; the tables below have both.
+- **Modes**: `dev`, and `prod` in a container (meshsup is PID 1, or what a small init below `docker run --init` was told
+  to start), or where its parent is PID 1 and stdout is no terminal. `--prod` wins over `MESHSUP_MODE`, that over
+  `[mesh] mode`. A mode changes defaults and nothing else; the tables below have both.
 - **Names** of agents are `[a-z0-9][a-z0-9_-]*`; `registry` and `meshsup` are reserved.
 """
 
