@@ -44,15 +44,15 @@ class Applying:
             if self._supervisor.config_error != str(error):
                 self._reject(error)
 
-    async def asked_by_signal(self) -> None:
-        """Like a command, but the answer is a line of the log: whoever sent the signal sees nothing else."""
+    async def asked_by(self, whom: str) -> None:
+        """Like a command, but the answer is a line of the log: whoever sent a signal sees nothing else."""
         try:
             answer = await self.apply()
         except ConfigError as error:
             self._reject(error)
         else:
             if answer.lines == (NO_CHANGE,):
-                self._supervisor.say(f"SIGHUP: mesh.toml was read again; {NO_CHANGE}")
+                self._supervisor.say(f"{whom}: mesh.toml was read again; {NO_CHANGE}")
 
     def _reject(self, error: ConfigError) -> None:
         supervisor = self._supervisor

@@ -52,7 +52,7 @@ def load(
     debounce: float | None = None,
     pid_one: bool = False,
     alone: str | None = None,
-    address_towards: Callable[[str], str] = lambda url: socket.gethostname(),
+    address_towards: Callable[[str], str | None] = lambda url: None,
 ) -> MeshSpec:
     """The mesh that ``file`` describes. ``mode`` as `choose_mode` chose it; None: what the file says, else dev.
     ``watch`` and ``debounce`` are the command line's and win. ``pid_one``: see host/container.py.
@@ -180,7 +180,7 @@ def _mesh(
     chosen: tuple[Mode, str] | None,
     watch: bool | None,
     debounce: float | None,
-    address_towards: Callable[[str], str],
+    address_towards: Callable[[str], str | None],
 ) -> MeshSpec:
     reading.open()
     registry = _registry(reading)
@@ -193,6 +193,8 @@ def _mesh(
     agents = {name: AgentTable(reading, shared, name).spec() for name in reading.merged}
     _check_ports(reading, agents)
     _check_cycles(reading, agents)
+    advertise, doubt = _advertise(reading, mesh.advertise, registry, address_towards)
+    nobody = () if agents else (f"{reading.file.name} has no agents; write [agents.NAME] with a command",)
     return MeshSpec(
         name=_name(reading, mesh.name),
         file=reading.file,
@@ -200,14 +202,14 @@ def _mesh(
         state_dir=_state_dir(reading),
         mode=mode,
         mode_reason=reason,
-        advertise=_advertise(reading, mesh.advertise, registry, address_towards),
+        advertise=advertise,
         parallel_starts=mesh.parallel_starts or _cores(),
         stop_timeout=given(mesh.stop_timeout, 8.0 if reading.pid_one else 30.0),
         registry=registry,
         watch=_watch(reading, mode, watch, debounce),
         logs=_logs(reading, mode),
         agents=MappingProxyType(agents),
-        warnings=() if agents else (f"{reading.file.name} has no agents; write [agents.NAME] with a command",),
+        warnings=(*nobody, *doubt),
         secrets=frozenset(reading.secrets).union(*(agent.secrets for agent in agents.values())),
     )
 
@@ -232,12 +234,21 @@ def _state_dir(reading: Reading) -> Path:
 
 
 def _advertise(
-    reading: Reading, written: str | None, registry: RegistrySpec, address_towards: Callable[[str], str]
-) -> str:
+    reading: Reading, written: str | None, registry: RegistrySpec, address_towards: Callable[[str], str | None]
+) -> tuple[str, tuple[str, ...]]:
+    """(what others are told, what is doubtful about it)"""
     told = reading.environ.get("MESHSUP_ADVERTISE", "") or written
     if told or registry.url is None:
-        return told or "127.0.0.1"
-    return address_towards(registry.url) if reading.alone is not None else socket.gethostname()
+        return told or "127.0.0.1", ()
+    name = socket.gethostname()
+    if reading.alone is None:
+        return name, ()
+    if seen := address_towards(registry.url):
+        return seen, ()
+    return name, (
+        f"{registry.host}, where the registry is, has no address here (yet): until it has, others are told to find us "
+        f"at {name}, this machine's name; MESHSUP_ADVERTISE says another",
+    )
 
 
 def _registry(reading: Reading) -> RegistrySpec:

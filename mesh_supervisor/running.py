@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import os
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from mesh_supervisor import __version__
 from mesh_supervisor.applying import Applying, config_files
@@ -19,7 +20,7 @@ from mesh_supervisor.config import load
 from mesh_supervisor.control import server as control
 from mesh_supervisor.errors import ConfigError, MeshError, UnknownAgent
 from mesh_supervisor.events import Bus, EventLog
-from mesh_supervisor.host.address import address_towards
+from mesh_supervisor.host.address import address_towards, known
 from mesh_supervisor.host.container import is_main_process
 from mesh_supervisor.host.guardian import Guardian
 from mesh_supervisor.host.interpreter import hang_up
@@ -53,6 +54,8 @@ class Reader:
     """Whether this is what a container was started for (host/container.py)."""
     secrets: set[str] = field(default_factory=set)
     """Of every version that was read: what is applied later has its own, and what was there before is still running."""
+    unseen: set[str] = field(default_factory=set)
+    """URLs of registries from which nobody can tell (yet) under which address we are seen."""
 
     def __call__(self) -> MeshSpec:
         """Raises ConfigError."""
@@ -82,9 +85,14 @@ class Reader:
             debounce=options.debounce,
             pid_one=self.pid_one,
             alone=options.alone,
-            address_towards=address_towards,
+            address_towards=self._address_towards,
         )
         return mesh if options.alone is None else alone(mesh, options.alone)
+
+    def _address_towards(self, url: str) -> str | None:
+        found = address_towards(url)
+        (self.unseen.add if found is None else self.unseen.discard)(url)
+        return found
 
 
 async def run(place: Place, options: UpOptions) -> int:
@@ -188,7 +196,7 @@ async def _run_mesh(
             if state.doubt:
                 supervisor.say(f"note: {state.doubt}")
             signals.tell(supervisor, applying)
-            with reporting(supervisor, applying, invited):
+            with reporting(supervisor, applying, invited), _learning_our_address(reader.unseen, supervisor, applying):
                 code = await supervisor.run(names, options.profiles)
         supervisor.say("stopped")
         return signals.exit_code(code)
@@ -211,6 +219,23 @@ async def _answering(commands: Commands, supervisor: Supervisor) -> AsyncIterato
         stop.set()
         await server
         control.withdraw(address)
+
+
+@contextlib.contextmanager
+def _learning_our_address(unseen: Collection[str], supervisor: Supervisor, applying: Applying) -> Iterator[None]:
+    """Where the registry's name could not be looked up at the start, others are told our address later."""
+
+    async def learn(url: str) -> None:
+        found = await known(url)
+        supervisor.say(f"{url} is found now, and sees us at {found}")
+        supervisor.selection.soon(partial(applying.asked_by, "our address"))
+
+    learning = [asyncio.create_task(learn(url), name=f"learn our address towards {url}") for url in unseen]
+    try:
+        yield
+    finally:
+        for task in learning:
+            task.cancel()
 
 
 def _greet(supervisor: Supervisor) -> None:

@@ -94,6 +94,26 @@ def test_without_saying_more_others_are_told_the_address_that_the_registry_sees(
     assert [row["endpoint"] for row in healthy(engine)] == [f"http://127.0.0.1:{engine.port('planner')}"]
 
 
+def test_a_registry_whose_name_gets_its_address_later(mesh: Mesh) -> None:
+    """Kubernetes: the Service is made after the pod. Until then nobody could find the agent under its host's name."""
+    hosts = mesh.write("hosts", "127.0.0.1 localhost\n")
+    mesh.foreground("registry", "serve", "--port", str(mesh.registry_port), "--allow-host", "hub.test")
+    mesh.serving("planner", keys=CAPABLE)
+    around = Surroundings(
+        prepare=(("mount", "--bind", str(hosts), "/etc/hosts"),),
+        environ={"MESHSUP_REGISTRY_URL": f"http://hub.test:{mesh.registry_port}"},
+    )
+    mesh.state_dir = own_state_dir(mesh.root / ".mesh", "planner")
+    with boxed(mesh, "run", "planner", around=around, ready=False) as box:
+        box.wait_says("hub.test, where the registry is, has no address here (yet)")
+        box.wait_says("planner is ready")
+        with hosts.open("a") as same:
+            same.write("127.0.0.1 hub.test\n")
+        box.wait_says("is found now, and sees us at 127.0.0.1")
+        wait_for(lambda: [row["endpoint"] for row in healthy(mesh)] == [f"http://127.0.0.1:{mesh.port('planner')}"])
+        assert not [line for line in box.run(mesh, "ps", "-o", "wide").out.splitlines() if "hub.test, where" in line]
+
+
 def test_the_registry_of_mesh_toml(engine: Mesh) -> None:
     url = f'kind = "external"\nurl = "http://127.0.0.1:{engine.registry_port}"'
     engine.edit("mesh.toml", f"port = {engine.registry_port}", url)
