@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 from mesh_supervisor.applying import Applying
+from mesh_supervisor.host.container import is_main_process
 from mesh_supervisor.host.early import STOPPING
 from mesh_supervisor.supervisor import Supervisor
 
@@ -49,7 +50,7 @@ class Signals:
         if self._supervisor is None or self._applying is None:
             self._untold.append(self.apply)
         else:
-            self._supervisor.selection.soon(self._applying.asked_by_signal)
+            self._supervisor.selection.soon(partial(self._applying.asked_by, "SIGHUP"))
 
     def pass_over(self, number: signal.Signals) -> None:
         if self._supervisor is not None:
@@ -75,5 +76,5 @@ def heard(*, terminal: bool) -> Generator[Signals, None, None]:
 
 
 def has_terminal() -> bool:
-    """PID 1 has none to lose: `docker kill -s HUP` is meant as it is said, with `docker run -t` too."""
-    return os.getpid() != 1 and sys.stdin is not None and sys.stdin.isatty()
+    """A container has none to lose: `docker kill -s HUP` is meant as it is said, with `docker run -t` too."""
+    return not is_main_process() and sys.stdin is not None and sys.stdin.isatty()
