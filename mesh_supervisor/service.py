@@ -21,6 +21,9 @@ from mesh_supervisor.supervisor import Supervisor
 
 ON_ITS_WAY = frozenset({"waiting", "starting", "reloading", "draining", "backoff"})
 
+AGAIN = 10.0
+"""Seconds between two extensions of the time for a start: nothing need happen while one agent waits for a long task."""
+
 SLACK = 30.0
 """Seconds beyond mesh.toml's own limits (start_timeout, stop_timeout), after which we would have acted ourselves."""
 
@@ -49,11 +52,15 @@ def reporting(supervisor: Supervisor, applying: Applying, invited: Invitation | 
     manager = ServiceManager(invited, supervisor.say)
     reporter = Reporter(supervisor, manager)
     applying.around = reporter.applying
-    ending = asyncio.create_task(reporter.tell_end(), name="tell the service manager of the end")
+    telling = (
+        asyncio.create_task(reporter.tell_end(), name="tell the service manager of the end"),
+        asyncio.create_task(reporter.ask_for_time(), name="ask the service manager for time"),
+    )
     try:
         yield
     finally:
-        ending.cancel()
+        for task in telling:
+            task.cancel()
         reporter.close()
         manager.close()
 
@@ -86,6 +93,12 @@ class Reporter:
             self._reloading = False
             if not self._over:
                 self._tell(self._sentence(snapshot.brief(self._supervisor)), READY=1)
+
+    async def ask_for_time(self) -> None:
+        """As long as the start lasts, however quiet it is. That the loop turns is the sign of life."""
+        while not (self._ready or self._over):
+            await asyncio.sleep(AGAIN)
+            self._look_soon()
 
     async def tell_end(self) -> None:
         supervisor = self._supervisor

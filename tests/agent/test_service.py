@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from mesh_supervisor.control.brief import AgentBrief, Brief
-from mesh_supervisor.service import is_settled
+from mesh_supervisor.service import AGAIN, Reporter, is_settled
+from tests.agent.test_supervisor import Mesh
+from tests.agent.test_supervisor import agent as member
+from tests.agent.virtual import run
 
 
 def agent(name: str, state: str, *, wanted: bool = True) -> AgentBrief:
@@ -43,3 +49,38 @@ def brief(agents: list[AgentBrief]) -> Brief:
         gave_up=None,
         agents=tuple(agents),
     )
+
+
+class Manager:
+    """In place of ServiceManager: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, int]] = []
+
+    def status(self, text: str, **fields: int) -> None:
+        self.told.append(fields)
+
+
+def test_a_start_that_lasts_and_says_nothing_asks_for_time_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for a long task: nothing happens, and systemd would kill the mesh after its own 90 s."""
+    mesh, manager = Mesh(tmp_path, monkeypatch), Manager()
+
+    async def test() -> None:
+        mesh.slow = {"migrate"}
+        async with mesh.up(mesh.spec(member("web", "migrate"), member("migrate"))):
+            reporter = Reporter(mesh.supervisor, manager)  # type: ignore[arg-type]
+            asking = asyncio.create_task(reporter.ask_for_time())
+            await asyncio.sleep(300)
+            assert len(manager.told) >= 300 / AGAIN
+            assert all(fields["EXTEND_TIMEOUT_USEC"] > 2 * AGAIN * 1e6 for fields in manager.told)
+            mesh.processes["migrate"].gets_ready()
+            await asking
+            assert {"READY": 1} in manager.told
+            before = len(manager.told)
+            await asyncio.sleep(300)
+            assert len(manager.told) == before
+            reporter.close()
+
+    run(test)
