@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from mesh_supervisor.host.lines import Line
 
 BODY_LIMIT = 1024 * 1024
+
+GRACE = 0.5
+"""Seconds, when the mesh is down, for streams to be read to their end. Who has stopped reading (Ctrl-S) must not hold up
+a container: stop_timeout takes 8 of the 10 s of `docker stop`, and a console that is stuck takes 1 more."""
+
 LISTS = ("agents", "paths", "profiles")
 """Arguments that are lists of strings, whatever the verb."""
 
@@ -174,7 +179,7 @@ def may_talk(connection: socket.socket) -> bool:
 
 async def serve(controlled: Controlled, listener: socket.socket, *, stop: asyncio.Event) -> None:
     """Answer until ``stop`` is set; requests that are under way (``down`` itself) are finished. Closes ``listener``."""
-    await host.serve(application(controlled, stop), listener, stop=stop, admit=may_talk)
+    await host.serve(application(controlled, stop), listener, stop=stop, grace=GRACE, admit=may_talk)
 
 
 # ---- the app -----------------------------------------------------------------------------------------------------

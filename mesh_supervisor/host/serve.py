@@ -31,6 +31,9 @@ HEAD_PATIENCE = 30.0
 
 BACKLOG = 2048
 
+AFTER_THE_CUT = 0.5
+"""Seconds for a request to notice at the end that its connection was cut. They notice at once."""
+
 _USED_UP = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 Admit = Callable[[socket.socket], bool]
@@ -61,16 +64,17 @@ def allow_many_connections() -> None:
 
 
 async def serve(
-    app: ASGIApp, sock: socket.socket, *, stop: asyncio.Event, grace: int = 3, admit: Admit | None = None
+    app: ASGIApp, sock: socket.socket, *, stop: asyncio.Event, grace: float = 3.0, admit: Admit | None = None
 ) -> None:
-    """Answer requests on ``sock`` until ``stop`` is set; then accept no more and give open requests ``grace`` seconds.
+    """Answer requests on ``sock`` until ``stop`` is set; then accept no more and give open requests ``grace`` seconds,
+    after which their connections are cut.
 
     ``sock`` is bound by the caller (who can say in his own words that the port is taken); it may already listen. It is
     closed here in every case, also when this task is cancelled: then open connections are cut. ``admit`` sees every
     accepted socket (peer credentials) before a byte of it is read; False hangs up. Lifespan events are not sent.
     ``request.state.peer`` is the pid of who connected, as the kernel knows it; 0 where it is not a process seen here.
     """
-    server = _Server(_configuration(app, grace, admit), stop)
+    server = _Server(_configuration(app, grace, admit), stop, grace)
     try:
         with _calm(asyncio.get_running_loop()):
             await server.serve(sockets=[sock])
@@ -79,7 +83,7 @@ async def serve(
         sock.close()
 
 
-def _configuration(app: ASGIApp, grace: int, admit: Admit | None) -> uvicorn.Config:
+def _configuration(app: ASGIApp, grace: float, admit: Admit | None) -> uvicorn.Config:
     # h11 even where httptools is installed: one parser, one behaviour, and these servers are not busy ones.
     return uvicorn.Config(
         app,
@@ -95,7 +99,8 @@ def _configuration(app: ASGIApp, grace: int, admit: Admit | None) -> uvicorn.Con
         date_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=grace,
+        # For asyncio.wait_for, which takes fractions. Later than our own cut: uvicorn's way ends in a traceback each.
+        timeout_graceful_shutdown=grace + AFTER_THE_CUT,  # type: ignore[arg-type]
     )
 
 
@@ -174,9 +179,9 @@ def _calm(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stop: asyncio.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stop: asyncio.Event, grace: float) -> None:
         super().__init__(config)
-        self.stop = stop
+        self.stop, self.grace = stop, grace
         self.servers: list[asyncio.base_events.Server] = []
 
     @contextlib.contextmanager
@@ -188,10 +193,15 @@ class _Server(uvicorn.Server):
         """Wait for ``stop`` instead of looking ten times a second; the date header is the only thing lost."""
         await self.on_tick(0)
         await self.stop.wait()
+        # Who has stopped reading gets to its end in no other way: what was sent to it waits to be read.
+        asyncio.get_running_loop().call_later(self.grace, self._cut)
+
+    def _cut(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def close_listeners(self) -> None:
         """What ``shutdown`` did not get to do because the task was cancelled; harmless after it."""
         for listener in self.servers:
             listener.close()
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+        self._cut()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -125,6 +126,35 @@ def test_what_does_not_stop_is_killed_inside_the_grace_of_an_engine(mesh: Mesh) 
         assert box.wait() == 0
         print(f"it took {time.monotonic() - began:.2f} s")
         assert box.says("not everything stopped within 8 s; the rest is killed")
+
+
+CHATTERS = """
+import threading, time
+def chatter():
+    while True:
+        print("x" * 4000, flush=True)
+        time.sleep(0.005)
+threading.Thread(target=chatter, daemon=True).start()
+"""
+
+
+def test_who_follows_the_log_and_does_not_read_it_adds_hardly_anything_to_that(mesh: Mesh) -> None:
+    """A terminal that was paused: what is sent to it waits, and the engine does not."""
+    mesh.write("stubborn.py", server("stubborn one", DEAF + CHATTERS))
+    mesh.config(mesh.table("stubborn", STUBBORN), mesh="stop_timeout = 1")
+    with boxed(mesh) as box, socket.socket(socket.AF_UNIX) as paused:
+        paused.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        paused.connect(str(mesh.state_dir / "control.sock"))
+        paused.sendall(b"GET /logs HTTP/1.1\r\nHost: mesh\r\n\r\n")
+        before = len(box.log())
+        wait_for(lambda: len(box.log()) > before + 250)  # a megabyte: far more than the kernel keeps for it
+        box.signal(signal.SIGTERM)
+        box.wait_says("not everything stopped within 1 s; the rest is killed")
+        began = time.monotonic()
+        assert box.wait() == 0
+        assert time.monotonic() - began < 2.5
+        assert box.says("stopped", "meshsup")
+        assert box.errors() == ""
 
 
 GIVES_UP = """
