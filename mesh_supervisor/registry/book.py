@@ -21,6 +21,10 @@ from mesh_supervisor.registry.matching import Candidate, better, choose, unresol
 from mesh_supervisor.registry.records import Dependency, Issued, Record, Slot
 
 MOST_AGENTS = 10_000
+MOST_TEXT = 256 * 1024 * 1024
+"""Characters of the bodies of all records: 26 KiB for each of the most agents, ten times what they usually send."""
+LONGEST_ANSWER = 4 * 1024 * 1024
+"""Characters of all providers that one agent is told: 4 KiB for each of the most dependencies, where 0.3 are usual."""
 TIMEOUT = 20.0
 """Seconds without a heartbeat after which an agent counts as gone (as upstream)."""
 RETENTION = 3600.0
@@ -45,7 +49,8 @@ class Beat(Enum):
 
 @dataclass(slots=True)
 class Seat:
-    """An agent that is, or lately was, here. ``told``: marks of the providers that it was last told, in order."""
+    """An agent that is, or lately was, here. ``told``: marks of the providers that it was last told, in order;
+    ``size``: characters of its body."""
 
     record: Record
     created: float
@@ -54,6 +59,7 @@ class Seat:
     expires: float
     alive: bool = True
     told: str = ""
+    size: int = 0
 
     @property
     def status(self) -> str:
@@ -121,9 +127,17 @@ class Changes:
 class Book:
     """``now`` and ``wall`` are the same moment, monotonic and unix."""
 
-    def __init__(self, *, most: int = MOST_AGENTS, timeout: float = TIMEOUT, retention: float = RETENTION) -> None:
-        self.most, self.timeout, self.retention = most, timeout, retention
+    def __init__(
+        self,
+        *,
+        most: int = MOST_AGENTS,
+        most_text: int = MOST_TEXT,
+        timeout: float = TIMEOUT,
+        retention: float = RETENTION,
+    ) -> None:
+        self.most, self.most_text, self.timeout, self.retention = most, most_text, timeout, retention
         self.seats: dict[str, Seat] = {}
+        self.text = 0  # characters of all bodies
         self.issued: dict[str, Issued] = {}
         self.changes = Changes()
         self._offers: dict[str, dict[str, tuple[Candidate, ...]]] = {}  # capability → agent id → its tools
@@ -136,11 +150,13 @@ class Book:
         """Take in a record; True when the agent is new (or was gone). Raises Full, NotYours."""
         record = record.belonging_to(self.issued.get(record.id))
         seat = self.seats.get(record.id)
-        if seat is None:
-            self._make_room()
-            seat = self.seats[record.id] = Seat(record, wall, wall, self.timeout, now, alive=False)
-        elif seat.alive and record.owner and seat.record.owner not in ("", record.owner):
+        if seat and seat.alive and record.owner and seat.record.owner not in ("", record.owner):
             raise NotYours(f"{record.id} is in use by another supervisor; give this agent another id")
+        self._make_room(record.id, len(body))
+        if seat is None:
+            seat = self.seats[record.id] = Seat(record, wall, wall, self.timeout, now, alive=False)
+        self.text += len(body) - seat.size
+        seat.size = len(body)
         new = not seat.alive
         if new or record != seat.record:
             self._replace(seat, record)
@@ -162,6 +178,7 @@ class Book:
         seat = self.seats.pop(agent, None)
         if seat is None:
             return False
+        self.text -= seat.size
         self._retire(seat)
         self.changes.note(agent, None)
         return True
@@ -225,14 +242,33 @@ class Book:
         """What the agent would be told now, as a text to compare."""
         return "/".join(chosen.mark if (chosen := self.resolve(slot)) else "-" for _, slot in seat.slots)
 
-    def answer(self, agent: str) -> str:
-        """JSON text of ``dependencies_resolved``: per function, positional."""
-        functions: dict[str, list[str]] = {}
-        for function, slot in self.seats[agent].slots:
+    def told(self, seat: Seat) -> Iterator[tuple[str, Slot, Candidate | None]]:
+        """(function name, slot, who fills it) in the order of the body.
+
+        A provider that would make the answer longer than LONGEST_ANSWER is left out as if it were not there, so that
+        no other agent's record can turn a small request into an endless answer, or make it fail.
+        """
+        room = LONGEST_ANSWER
+        for function, slot in seat.slots:
             chosen = self.resolve(slot)
+            if chosen is not None and len(chosen.entry) > room:
+                chosen = None
+            room -= len(chosen.entry) if chosen else 0
+            yield function, slot, chosen
+
+    def left_out(self, agent: str) -> int:
+        """How many dependencies would be resolved if answers could be longer."""
+        seat = self.seats[agent]
+        return sum(chosen is None and self.resolve(slot) is not None for _, slot, chosen in self.told(seat))
+
+    def answer(self, agent: str) -> list[str]:
+        """``dependencies_resolved`` (per function, positional) as JSON text, in parts to be joined: most of them are
+        texts that exist anyway."""
+        functions: dict[str, list[str]] = {}
+        for function, slot, chosen in self.told(self.seats[agent]):
             entry = chosen.entry if chosen else unresolved_entry(slot[0].capability)
             functions.setdefault(function, []).append(entry)
-        return _object_of_lists(functions)
+        return list(_object_of_lists(functions))
 
     # ---- after a restart
 
@@ -240,6 +276,7 @@ class Book:
         """Take over what an earlier registry knew. The lease starts anew: the agent could not renew it meanwhile."""
         alive, seat.alive, seat.expires = seat.alive, False, now + (seat.lease if seat.alive else 0)
         self.seats[seat.record.id] = seat
+        self.text += seat.size
         self._replace(seat, seat.record.belonging_to(self.issued.get(seat.record.id)), alive=alive)
 
     def note_all(self) -> None:
@@ -249,14 +286,30 @@ class Book:
 
     # ---- keeping the indexes
 
-    def _make_room(self) -> None:
-        """Drop the agent that has been silent for longest when all seats are taken. Raises Full when all are alive."""
-        if len(self.seats) < self.most:
+    def _make_room(self, agent: str, size: int) -> None:
+        """For ``size`` characters of ``agent``; those that have been silent for longest go first. Raises Full when
+        what is left is alive. A record that does not grow always has its room."""
+        if not self._lacks(agent, size):
             return
-        silent = [seat for seat in self.seats.values() if not seat.alive]
-        if not silent:
-            raise Full(f"{self.most} agents are registered, which is as many as this registry serves")
-        self.withdraw(min(silent, key=lambda seat: seat.expires).record.id)
+        silent = [seat for seat in self.seats.values() if not seat.alive and seat.record.id != agent]
+        for seat in sorted(silent, key=lambda seat: seat.expires):
+            self.withdraw(seat.record.id)
+            if not self._lacks(agent, size):
+                return
+        raise Full(self._lacks(agent, size))
+
+    def _lacks(self, agent: str, size: int) -> str:
+        """What there is not enough of, '' when there is."""
+        seat = self.seats.get(agent)
+        if seat is None and len(self.seats) >= self.most:
+            return f"{self.most} agents are registered, which is as many as this registry serves"
+        held = seat.size if seat else 0
+        if size > held and self.text - held + size > self.most_text:
+            return (
+                f"{agent}: its record of {_kib(size)} does not fit beside those of the others, which have "
+                f"{_kib(self.text - held)} of the {_kib(self.most_text)} that this registry keeps"
+            )
+        return ""
 
     def _note(self, seat: Seat, body: str | None = None) -> None:
         row = Saved(seat.record.id, body, seat.created, seat.last_seen, seat.lease, seat.alive, seat.told)
@@ -361,5 +414,17 @@ def _dependencies(record: Record) -> frozenset[Dependency]:
     return frozenset(wanted for tool in record.tools for slot in tool.slots for wanted in slot)
 
 
-def _object_of_lists(members: dict[str, list[str]]) -> str:
-    return "{" + ", ".join(f"{json.dumps(key)}: [{', '.join(texts)}]" for key, texts in members.items()) + "}"
+def _object_of_lists(members: dict[str, list[str]]) -> Iterator[str]:
+    lead = "{"
+    for key, texts in members.items():
+        yield f"{lead}{json.dumps(key)}: ["
+        for at, text in enumerate(texts):
+            if at:
+                yield ", "
+            yield text
+        lead = "], "
+    yield "]}" if members else "{}"
+
+
+def _kib(characters: int) -> str:
+    return f"{-(-characters // 1024)} KiB"

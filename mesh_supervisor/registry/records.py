@@ -24,7 +24,7 @@ MOST_TAGS = 200
 LONGEST_NAME = 253
 LONGEST_TEXT = 64 * 1024
 LARGEST_KWARGS = 64 * 1024
-"""Bounds of one record, far above what agents send; together they bound the work and the answer of one POST."""
+"""Bounds of one record, far above what agents send. What one agent is told of others is bounded in book.py."""
 
 
 class BadRecord(ValueError):

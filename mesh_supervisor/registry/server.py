@@ -18,7 +18,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mesh_supervisor import __version__
 from mesh_supervisor.host.serve import serve
-from mesh_supervisor.registry.book import Beat, Book, Changes, Full, NotYours, Saved, Seat
+from mesh_supervisor.registry.book import LONGEST_ANSWER, Beat, Book, Changes, Full, NotYours, Saved, Seat
 from mesh_supervisor.registry.records import BadRecord, Fields, Issued, Tool, read_json, read_record, unsupported
 from mesh_supervisor.registry.store import Store, StoreError
 
@@ -43,8 +42,10 @@ GATHER = 0.05
 """Seconds that changes are gathered before they are written as one batch."""
 RETRY = 2.0
 """Seconds until a failed write is tried again."""
-AT_A_MOMENT = 200
-"""Agents that GET /agents describes without letting anybody in between: a picture of one moment, in some 5 ms."""
+AT_A_MOMENT = 256 * 1024
+"""Characters of an answer that are made without letting anybody in between: a picture of one moment, in some 5 ms."""
+PIECE = 64 * 1024
+"""Characters that a longer answer goes on with at a time. Who does not read holds no more than that of it."""
 
 _NOT_OFFERED = ("proxy", "jobs", "events", "schemas", "a2a", "ui", "trace", "traces")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -89,7 +90,8 @@ class Registry:
             self._say(f"the stored record of {saved.id} cannot be read and is dropped: {error}")
             self.book.changes.note(saved.id, None)
             return
-        seat = Seat(record, saved.created, saved.last_seen, saved.lease, now, saved.alive, saved.told)
+        size = len(saved.body or "")
+        seat = Seat(record, saved.created, saved.last_seen, saved.lease, now, saved.alive, saved.told, size)
         self.book.restore(seat, now)
 
     def changed(self) -> None:
@@ -154,6 +156,17 @@ class Registry:
             self._warned.add(name)
             self._say(f"{agent} sends {name[:64]!a}, which this registry stores but does not act on")
 
+    def _warn_of_length(self, agent: str, left_out: int) -> str:
+        """Said once per agent; returns the sentence."""
+        why = (
+            f"{left_out} of its dependencies stay unresolved: what it would be told of their providers is longer than "
+            f"{LONGEST_ANSWER // 1024} KiB"
+        )
+        if (key := f"length of {agent}") not in self._warned and len(self._warned) < 100:
+            self._warned.add(key)
+            self._say(f"{agent}: {why}")
+        return why
+
     async def close(self, keeper: asyncio.Task[None]) -> None:
         """The last write, after the one that is under way (never cancelled: a thread is doing it).
 
@@ -179,9 +192,13 @@ class Registry:
         self.changed()
         self.warn_of(unsupported(body), record.name)
         word = "registered" if new else "updated"
-        head = {"status": "success", "message": f"Agent {word} via heartbeat", "agent_id": record.id, **_stamp()}
+        message = f"Agent {word} via heartbeat"
         resolved = self.book.answer(record.id)
-        return _json_text(f'{json.dumps(head)[:-1]}, "dependencies_resolved": {resolved}, "llm_tools": {{}}}}')
+        if sum(map(len, resolved)) > LONGEST_ANSWER // 2 and (left_out := self.book.left_out(record.id)):
+            message += f"; {self._warn_of_length(record.id, left_out)}"
+        head = {"status": "success", "message": message, "agent_id": record.id, **_stamp()}
+        start = f'{json.dumps(head)[:-1]}, "dependencies_resolved": '
+        return _json_texts(iter([start, *resolved, ', "llm_tools": {}}']))
 
     async def head_heartbeat(self, request: Request) -> Response:
         beat = self.book.beat(request.path_params["agent_id"], time.monotonic(), time.time())
@@ -195,22 +212,16 @@ class Registry:
     async def get_agents(self, request: Request) -> Response:
         wanted = {key: request.query_params.get(key) for key in ("capability", "id", "name", "owner", "status")}
         seats = [seat for seat in self.book.seats.values() if _fits(seat, wanted)]
-        if len(seats) <= AT_A_MOMENT:
-            return _json({"count": len(seats), **_stamp(), "agents": [self._view(seat) for seat in seats]})
-        return StreamingResponse(self._listing(seats), media_type="application/json")
+        return _json_texts(self._listing(seats))
 
-    async def _listing(self, seats: list[Seat]) -> AsyncIterator[str]:
-        """In pieces: ten thousand agents take half a second to describe, and heartbeats must not wait for that.
+    def _listing(self, seats: list[Seat]) -> Iterator[str]:
+        """Row by row: ten thousand agents take half a second to describe, and heartbeats must not wait for that.
 
         The price: what happens meanwhile shows in the later rows, so one may name a provider that has no row.
         """
         yield f'{{"count": {len(seats)}, "timestamp": "{_now()}", "agents": ['
-        remaining = iter(seats)
-        lead = ""
-        while chunk := list(islice(remaining, 20)):
-            yield lead + ", ".join(json.dumps(self._view(seat)) for seat in chunk)
-            lead = ", "
-            await asyncio.sleep(0)
+        for at, seat in enumerate(seats):
+            yield f"{', ' if at else ''}{json.dumps(self._view(seat))}"
         yield "]}"
 
     def _view(self, seat: Seat) -> dict[str, Any]:
@@ -241,8 +252,8 @@ class Registry:
         }
 
     def _resolutions(self, seat: Seat) -> Iterator[dict[str, Any]]:
-        for function, slot in seat.slots:
-            chosen = self.book.resolve(slot) if seat.alive else None
+        for function, slot, chosen in self.book.told(seat):
+            chosen = chosen if seat.alive else None
             yield {
                 "function_name": function,
                 "capability": chosen.tool.capability if chosen else slot[0].capability,
@@ -434,6 +445,30 @@ def _host_name(host: str) -> str:
 
 def _json_text(text: str, status: int = 200) -> Response:
     return Response(text, status, media_type="application/json")
+
+
+def _json_texts(texts: Iterator[str]) -> Response:
+    """JSON that comes in parts: at once when it is short, else in pieces between which others are served."""
+    start = _joined(texts, AT_A_MOMENT)
+    more = _joined(texts, PIECE)
+    return StreamingResponse(_pieces(start, more, texts), media_type="application/json") if more else _json_text(start)
+
+
+async def _pieces(piece: str, more: str, texts: Iterator[str]) -> AsyncIterator[str]:
+    while piece:
+        yield piece
+        await asyncio.sleep(0)
+        piece, more = more, _joined(texts, PIECE)
+
+
+def _joined(texts: Iterator[str], least: int) -> str:
+    """As many of the next texts as have ``least`` characters; '' when there are no more."""
+    taken: list[str] = []
+    length = 0
+    while length < least and (text := next(texts, "")):
+        taken.append(text)
+        length += len(text)
+    return "".join(taken)
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:

@@ -24,7 +24,7 @@ def agent(agent_id: str, *tools: dict[str, Any], port: int = 9000, **more: Any) 
 def post(book: Book, body: dict[str, Any], now: float = 0.0) -> dict[str, list[str]]:
     """Register; the ids of the providers that it is told, per function."""
     book.post(read_record(body), json.dumps(body), now, 1e9 + now)
-    return providers(json.loads(book.answer(body["agent_id"])))
+    return providers(json.loads("".join(book.answer(body["agent_id"]))))
 
 
 def providers(resolved: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from mesh_supervisor.registry.book import Beat, Book, Full, NotYours, Seat
+from mesh_supervisor.registry.book import LONGEST_ANSWER, MOST_AGENTS, MOST_TEXT, Beat, Book, Full, NotYours, Seat
 from mesh_supervisor.registry.matching import choose
 from mesh_supervisor.registry.records import Issued, read_record
 from tests.registry.bodies import agent, needs, post, tool
@@ -78,7 +78,7 @@ def test_alternatives_in_their_order() -> None:
     assert post(book, chat) == {"chat": ["g", ""]}
     post(book, agent("b", tool("best")))
     assert post(book, chat) == {"chat": ["b", ""]}
-    assert json.loads(book.answer("chat"))["chat"][1]["status"] == "unresolved"
+    assert json.loads("".join(book.answer("chat")))["chat"][1]["status"] == "unresolved"
 
 
 def test_a_withdrawn_record_is_gone() -> None:
@@ -210,6 +210,80 @@ def test_a_full_book_drops_the_silent_and_refuses_when_all_are_alive() -> None:
     book.expire(20)
     post(book, agent("c"), now=21)
     assert sorted(book.seats) == ["b", "c"]
+
+
+def test_a_full_book_names_the_record_that_does_not_fit_and_serves_those_that_do_not_grow() -> None:
+    book = Book(most_text=1000)
+    post(book, grown := agent("grown", tool("a"), description="x" * 300))
+    post(book, agent("old", tool("b"), description="x" * 100))
+    with pytest.raises(Full, match="late: its record of 1 KiB does not fit"):
+        post(book, agent("late", tool("c"), description="x" * 300))
+    with pytest.raises(Full, match="grown: its record"):
+        post(book, {**grown, "description": "x" * 900})
+    assert set(book.seats) == {"grown", "old"} and book.seats["grown"].record.description == "x" * 300
+    assert post(book, {**grown, "http_port": 9001}) == {}
+    assert book.beat("grown", 0, 0) is Beat.SAME
+    assert book.text == sum(seat.size for seat in book.seats.values())
+
+
+def test_text_of_the_withdrawn_and_of_the_longest_silent_makes_room() -> None:
+    book = Book(most_text=1000)
+    for now, name in enumerate(["first", "second", "third"]):
+        post(book, agent(name, description="x" * 200), now=now)
+    book.withdraw("second")
+    post(book, agent("fourth", description="x" * 200), now=10)
+    assert set(book.seats) == {"first", "third", "fourth"}
+    book.expire(25)
+    post(book, agent("fifth", description="x" * 200), now=25)
+    assert set(book.seats) == {"third", "fourth", "fifth"}
+    post(book, agent("third", description="x" * 300), now=26)  # itself silent: it does not make way for itself
+    assert set(book.seats) == {"third", "fourth", "fifth"}
+    assert book.text == sum(seat.size for seat in book.seats.values())
+
+
+def test_ten_thousand_ordinary_agents_fit() -> None:
+    assert MOST_TEXT // MOST_AGENTS > 20_000
+
+
+def test_another_records_kwargs_make_no_answer_endless() -> None:
+    """A small record that asks a thousand times for a large one: what goes beyond is as if nobody was there."""
+    book = Book()
+    large = {"text": "x" * 60_000}
+    post(book, agent("large", tool("large", kwargs=large)))
+    post(book, agent("small", tool("small")))
+    greedy = agent("greedy", tool("ask", *[needs("large")] * 999, needs("small")))
+    told = post(book, greedy)["ask"]
+    assert len("".join(book.answer("greedy"))) < 1.1 * LONGEST_ANSWER
+    fitting = told.count("large")
+    assert fitting == LONGEST_ANSWER // 60_200
+    assert told == ["large"] * fitting + [""] * (999 - fitting) + ["small"]
+    assert book.left_out("greedy") == 999 - fitting
+    assert book.beat("greedy", 0, 0) is Beat.SAME
+    post(book, agent("large", tool("large")))
+    assert book.beat("greedy", 0, 0) is Beat.CHANGED
+    assert post(book, greedy)["ask"] == ["large"] * 999 + ["small"]
+    assert book.left_out("greedy") == 0
+
+
+def test_an_agent_that_was_fine_stays_registered_when_its_provider_grows() -> None:
+    book = Book()
+    greedy = agent("greedy", tool("ask", *[needs("large")] * 1000))
+    post(book, agent("large", tool("large")))
+    assert post(book, greedy)["ask"] == ["large"] * 1000
+    post(book, agent("large", tool("large", kwargs={"text": "x" * 60_000})))
+    assert book.beat("greedy", 0, 0) is Beat.CHANGED
+    assert "large" in post(book, greedy)["ask"]
+    assert book.beat("greedy", 0, 0) is Beat.SAME
+
+
+def test_what_is_restored_is_counted() -> None:
+    book = Book(most_text=200)
+    record = read_record(agent("clock"))
+    book.restore(Seat(record, 0, 0, 20, 0, True, "", 150), 0)
+    with pytest.raises(Full, match="late"):
+        post(book, agent("late"))
+    book.withdraw("clock")
+    post(book, agent("late"))
 
 
 def test_old_issued_ids_make_room_for_new_ones() -> None:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from mesh_supervisor.registry.server import Registry
+from mesh_supervisor.registry.server import AT_A_MOMENT, PIECE, Registry
 from mesh_supervisor.registry.store import Store
 from tests.registry.bodies import agent, needs, post, providers, tool
 from tests.registry.running import JSON, PATIENCE, Running, eventually, running
@@ -123,13 +123,28 @@ def test_a_listing_is_a_picture_of_one_moment() -> None:
     post(inside.book, agent("greeter", tool("greet", needs("time"))))
     body = bytearray()
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Message) -> None:
+    def send(message: Message) -> None:
         if message["type"] == "http.response.start":
             post(inside.book, agent("clock", tool("time")))
         body.extend(message.get("body", b""))
+
+    _get_agents(inside, send)
+    (row,) = json.loads(body)["agents"]
+    assert row["dependency_resolutions"][0]["provider_agent_id"] == ""
+
+
+def _get_agents(inside: Registry, heard: Callable[[Message], None]) -> None:
+    """GET /agents without a connection."""
+    asked = asyncio.Event()
+
+    async def receive() -> Message:
+        if asked.is_set():  # who asked stays to listen
+            await asyncio.Event().wait()
+        asked.set()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        heard(message)
 
     scope = {"type": "http", "method": "GET", "path": "/agents", "query_string": b"", "headers": [], "root_path": ""}
 
@@ -137,8 +152,38 @@ def test_a_listing_is_a_picture_of_one_moment() -> None:
         await inside.app(lambda app: app)(scope, receive, send)
 
     asyncio.run(scene())
-    (row,) = json.loads(body)["agents"]
-    assert row["dependency_resolutions"][0]["provider_agent_id"] == ""
+
+
+def test_a_long_listing_of_few_agents_comes_in_pieces() -> None:
+    inside = Registry(Store(None))
+    row = 60_000
+    for number in range(50):
+        post(inside.book, agent(f"wordy-{number}", description="x" * row))
+    pieces: list[bytes] = []
+    _get_agents(inside, lambda message: pieces.append(message.get("body", b"")))
+    assert {one["id"] for one in json.loads(b"".join(pieces))["agents"]} == set(inside.book.seats)
+    sizes = [len(piece) for piece in pieces if piece]
+    assert len(sizes) > 20 and sizes[0] < AT_A_MOMENT + row + 2000 and max(sizes[1:]) < PIECE + row + 2000
+
+
+def test_a_small_record_gets_no_endless_answer(registry: Running) -> None:
+    """21 KB must not become 65 MB; which dependencies are not resolved for that is said, to the agent and once here."""
+    registry.heartbeat(agent("large", tool("large", kwargs={"text": "x" * 65_000})))
+    greedy = agent("greedy", tool("ask", *[needs("large")] * 1000))
+    for _ in range(2):
+        answer = registry.ask("POST", "/heartbeat", greedy)
+        assert answer.status == 200 and len(answer.body) < 5 * 1024 * 1024
+    statuses = [entry["status"] for entry in answer.json["dependencies_resolved"]["ask"]]
+    assert len(statuses) == 1000 and statuses[:10] == ["available"] * 10 and statuses[-10:] == ["unresolved"] * 10
+    left_out = f"{statuses.count('unresolved')} of its dependencies stay unresolved"
+    assert left_out in answer.json["message"]
+    row = registry.agents("?id=greedy")["greedy"]
+    assert row["dependencies_resolved"] == statuses.count("available"), "the listing says what the agent was told"
+    registry.ask("DELETE", "/agents/large")
+    eventually(lambda: any(left_out in line for line in registry.said), "it is said")
+    assert sum(left_out in line for line in registry.said) == 1
+    assert registry.heartbeat(greedy)["message"] == "Agent updated via heartbeat"
+    registry.ask("DELETE", "/agents/greedy")
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
