@@ -97,17 +97,18 @@ class Supervisor:
             say=self.say,
             traces=Traces(state.path),
         )
+        self.memory = OutOfMemory(self.say)
         self.warmth = Warmth(
             state.owner,
             state.path / "warm",
             line=outputs.hub.publish,
             say=self.say,
+            memory=self.memory,
             spares=SPARES if mesh.mode is Mode.DEV else 0,
         )
         self.ground = Ground(
             mesh, state, self.shell, self.registry_url, self.enrolment, self.selection, self.finder, self.warmth
         )
-        self.memory = OutOfMemory(self.say)
         self.slots = Slots(mesh.parallel_starts)
         self.members: dict[str, Member] = {}
         self.watcher: Watcher | None = None

@@ -30,6 +30,9 @@ MOST_OFFERED = 1000
 TOGETHER = 5.0
 """Seconds in which those that the kernel killed at once are reaped."""
 
+SOON = 1.0
+"""Seconds in which most of them are: until then a start says nothing of the others."""
+
 
 def is_short() -> bool:
     return any(free < SHARE * whole for free, whole in (_machine(), *map(_group, cgroups.around_us())) if whole)
@@ -81,8 +84,8 @@ class OutOfMemory:
     """Tells the kernel, out of memory, from others who send SIGKILL: it counts its victims, before they end.
 
     A count says how many, not who. So a death by SIGKILL that nobody here sent is that of a victim if there is one that
-    is not accounted for; ``look`` takes note of those that were no first process of an instance (a worker), so that a
-    later death is not put down to them, and ``say`` is told.
+    is not accounted for; ``look`` takes note of those that were nobody's first process (a worker), so that a later
+    death is not put down to them, and ``say`` is told.
     """
 
     def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
@@ -93,10 +96,14 @@ class OutOfMemory:
         self._since = 0.0
 
     def look(self) -> None:
-        """Before something is started: what the kernel killed until now is over."""
-        if self._victims():
-            self._open = 0
-            self._say(f"the kernel has killed a process: {self._reason(None)}")
+        """Before something is started: what the kernel killed is over, but for those that it has killed just now: the
+        first one to be reaped is started again at once."""
+        if self._victims() and time.monotonic() > self._since + SOON:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._open = 0
+        self._say(f"the kernel has killed a process: {self._reason(None)}")
 
     def explained(self, how: Exit, *, ours: bool, peak: int | None) -> Exit:
         """How a first process ended, with the reason if it was this. ``ours``: we sent it SIGKILL. ``peak``: the most
@@ -118,7 +125,7 @@ class OutOfMemory:
         """How many there are that are not accounted for; older ones were nobody's first process."""
         now, count = time.monotonic(), self._count()
         if self._open and now > self._since + TOGETHER:
-            self._open = 0
+            self._forget()
         if count > self._seen:
             self._open += count - self._seen
             self._seen, self._since = count, now

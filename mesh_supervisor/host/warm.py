@@ -19,7 +19,7 @@ from mesh_supervisor import warmth
 from mesh_supervisor.host import procfs
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.lines import Line
-from mesh_supervisor.host.memory import is_short
+from mesh_supervisor.host.memory import OutOfMemory, is_short
 from mesh_supervisor.host.priority import Priority
 from mesh_supervisor.host.spawn import SpawnError
 from mesh_supervisor.host.warm_judge import Judge
@@ -80,15 +80,17 @@ class Warmth:
         *,
         line: Callable[[Line], None],
         say: Callable[[str], None],
+        memory: OutOfMemory | None = None,
         spares: int = warmth.SPARES,
         guest: Path = GUEST,
     ) -> None:
-        """``folder``: state_dir/warm. ``spares``: how many at most; 0 where nobody edits."""
+        """``folder``: state_dir/warm. ``memory``: explains why one was killed. ``spares``: how many at most; 0 where
+        nobody edits."""
         self._say, self._most = say, spares
         self._store = WarmStore(folder)
         self._loop = asyncio.get_running_loop()
         self._stirred = asyncio.Event()
-        self._shelf = Shelf(owner, line, self._stirred.set, guest)
+        self._shelf = Shelf(owner, line, self._stirred.set, memory, guest)
         self._judge = Judge(self._spawn_judge, self._judged)
         self._wanted: dict[str, Wanted] = {}
         self._learnt: dict[str, Learnt] = {}

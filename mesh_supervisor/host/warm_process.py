@@ -23,7 +23,7 @@ from .channel import Channel, Packet
 from .children import Child, Program, expected, living
 from .interpreter import RUNTIME
 from .lines import Line
-from .memory import offer
+from .memory import OutOfMemory, offer
 from .priority import Priority, give_priority
 from .sweep import tag_in, tag_of
 
@@ -104,11 +104,13 @@ class WarmProcess:
         forks: bool,
         line: Callable[[Line], None],
         changed: Callable[[], None] = lambda: None,
+        memory: OutOfMemory | None = None,
         priority: Priority = Priority.NORMAL,
         guest: Path = GUEST,
     ) -> None:
         """``program``: the interpreter with its flags; its environment and directory are those of the imports.
         ``changed`` is called when it is warm, refuses, or has ended."""
+        self._memory, self._hung_up = memory, False
         self.mark, self.modules, self._changed = mark, modules, changed
         self.state, self.why = "warming", ""
         self.blamed: tuple[str, ...] = ()
@@ -291,8 +293,12 @@ class WarmProcess:
     # ---- its end -----------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        await self.child.wait()
-        self._end(f"it ended ({self.child.exit})")
+        how = await self.child.wait()
+        if self._memory is not None and self.state != "given":
+            # Of one that is killed the channel ends first, and it is killed once more for that.
+            ours = self.child.killed and not self._hung_up
+            how = self._memory.explained(how, ours=ours, peak=self.child.peak)
+        self._end(f"it ended ({how})")
         self._limit.cancel()
         await spawn.sweep(self.mark, self.child)
         await self._capture.finished()
@@ -365,6 +371,7 @@ class WarmProcess:
         if self.state != "given" or any(not answer.done() for answer in self._answers.values()):
             if why:
                 self._end(why)
+            self._hung_up = not self.child.killed
             self.child.send(signal.SIGKILL)
 
 

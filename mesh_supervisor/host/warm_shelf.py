@@ -12,6 +12,7 @@ from typing import Any
 
 from mesh_supervisor.host.children import Program
 from mesh_supervisor.host.lines import Line
+from mesh_supervisor.host.memory import OutOfMemory
 from mesh_supervisor.host.priority import Priority
 from mesh_supervisor.host.warm_process import WarmProcess
 from mesh_supervisor.warmth import Recipe
@@ -34,8 +35,15 @@ class Shelf:
     """``changed`` is called when one of them is warm, refuses or has ended. Raises SpawnError and OSError where a
     process is made."""
 
-    def __init__(self, owner: str, line: Callable[[Line], None], changed: Callable[[], None], guest: Path) -> None:
-        self._owner, self._line, self._changed, self._guest = owner, line, changed, guest
+    def __init__(
+        self,
+        owner: str,
+        line: Callable[[Line], None],
+        changed: Callable[[], None],
+        memory: OutOfMemory | None,
+        guest: Path,
+    ) -> None:
+        self._owner, self._line, self._changed, self._memory, self._guest = owner, line, changed, memory, guest
         self.templates: dict[str, Made] = {}
         self.coming: dict[str, Made] = {}  # in the place of a template that is used until they are warm
         self.spares: dict[str, Made] = {}
@@ -52,6 +60,7 @@ class Shelf:
             forks=forks,
             line=self._line,
             changed=self._changed,
+            memory=self._memory,
             priority=priority,
             guest=self._guest,
         )

@@ -13,7 +13,7 @@ import pytest
 
 from mesh_supervisor.host import cgroups, memory
 from mesh_supervisor.host.cgroups import Group, found_in, tightest
-from mesh_supervisor.host.memory import TOGETHER, OutOfMemory
+from mesh_supervisor.host.memory import SOON, TOGETHER, OutOfMemory
 from mesh_supervisor.lifecycle import Exit
 
 MIB = 2**20
@@ -151,6 +151,23 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return kernel
 
 
+class Clock:
+    """Stands still."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds + 0.001
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
 def explained(memory: OutOfMemory, how: Exit = KILLED, *, ours: bool = False, peak: int | None = None) -> str:
     return str(memory.explained(how, ours=ours, peak=peak))
 
@@ -220,16 +237,43 @@ def test_a_worker_that_was_killed_long_ago_explains_nothing(kernel: Kernel, monk
     assert explained(memory) == "killed by SIGKILL"
 
 
-def test_a_worker_that_was_killed_is_said_at_the_next_start(kernel: Kernel) -> None:
+def test_a_worker_that_was_killed_is_said_at_a_later_start(kernel: Kernel, clock: Clock) -> None:
     said: list[str] = []
     memory = OutOfMemory(said.append)
     memory.look()
     assert said == []
     kernel.kill()
     memory.look()
+    clock.passes(SOON)
+    memory.look()
     memory.look()
     assert said == ["the kernel has killed a process: out of memory (limit of the container 512 MiB)"]
     assert explained(memory) == "killed by SIGKILL"
+
+
+def test_of_two_that_were_killed_at_once_one_is_started_again_before_the_other_is_reaped(
+    kernel: Kernel, clock: Clock
+) -> None:
+    said: list[str] = []
+    memory = OutOfMemory(said.append)
+    kernel.kill()
+    kernel.kill()
+    assert "out of memory" in explained(memory)
+    memory.look()
+    assert "out of memory" in explained(memory)
+    clock.passes(TOGETHER)
+    memory.look()
+    assert said == []
+
+
+def test_one_that_nobody_accounts_for_is_said_at_last(kernel: Kernel, clock: Clock) -> None:
+    said: list[str] = []
+    memory = OutOfMemory(said.append)
+    kernel.kill()
+    memory.look()
+    clock.passes(TOGETHER)
+    assert explained(memory) == "killed by SIGKILL"
+    assert said == ["the kernel has killed a process: out of memory (limit of the container 512 MiB)"]
 
 
 def test_who_ends_because_a_worker_was_killed(kernel: Kernel) -> None:

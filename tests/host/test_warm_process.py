@@ -16,6 +16,7 @@ import pytest
 from mesh_supervisor.host import warm_process
 from mesh_supervisor.host.children import Child, Program, living
 from mesh_supervisor.host.lines import Line
+from mesh_supervisor.host.memory import OutOfMemory
 from mesh_supervisor.host.priority import Priority, give_priority
 from mesh_supervisor.host.procfs import look
 from mesh_supervisor.host.spawn import MARK, stop, sweep
@@ -35,7 +36,14 @@ LEAVES_ONE = "import os, signal\nif os.fork() == 0: os.setsid()\nprint(os.getpid
 class Bench:
     """One warm process and what its instances say."""
 
-    def __init__(self, stage: Stage, *modules: str, forks: bool = True, priority: Priority = Priority.NORMAL) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        *modules: str,
+        forks: bool = True,
+        priority: Priority = Priority.NORMAL,
+        memory: OutOfMemory | None = None,
+    ) -> None:
         self.stage = stage
         self.lines: list[str] = []
         self.reading, self.writing = os.pipe()
@@ -47,6 +55,7 @@ class Bench:
             modules,
             forks=forks,
             line=self._line,
+            memory=memory,
             priority=priority,
             guest=FAKE,
         )
@@ -287,6 +296,29 @@ def test_a_template_that_dies_or_talks_nonsense(stage: Stage, what: str, why: st
             assert why in await refused(here.process.fork(here.order()))
             await here.process.close()
             assert here.nothing_is_left()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("becomes", [False, True])
+def test_the_kernel_that_takes_one_has_taken_no_agent(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, becomes: bool
+) -> None:
+    """When memory runs out they go first. One that has become an agent is that one's to account for."""
+    kills = [0]
+    monkeypatch.setattr(OutOfMemory, "_count", lambda memory: kills[0])
+
+    async def scenario() -> None:
+        memory = OutOfMemory()
+        async with bench(stage, forks=False, memory=memory) as here:
+            assert await here.process.settled(30)
+            child = await here.process.become(here.order()) if becomes else here.process.child
+            kills[0] += 1
+            os.kill(child.pid, signal.SIGKILL)
+            how = await child.wait()
+            await until(lambda: here.process.state in ("over", "given"))
+            assert ("out of memory" in here.process.why) is not becomes
+            assert ("out of memory" in str(memory.explained(how, ours=False, peak=None))) is becomes
 
     asyncio.run(scenario())
 
