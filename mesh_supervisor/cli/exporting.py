@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pwd
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+
+from dotenv.parser import parse_stream
 
 from mesh_supervisor import __version__
 from mesh_supervisor.cli.offline import finder_of, inputs_of_all
@@ -18,6 +21,7 @@ from mesh_supervisor.diagnosis import SYNC
 from mesh_supervisor.errors import ConfigError, MeshError, UsageError
 from mesh_supervisor.export import compose as of_compose
 from mesh_supervisor.export import systemd as of_systemd
+from mesh_supervisor.export.env_lines import is_read_otherwise
 from mesh_supervisor.export.mark import is_as_written, marked
 from mesh_supervisor.export.references import Written
 from mesh_supervisor.export.surroundings import Surroundings
@@ -54,6 +58,7 @@ def compose(place: Place, output: Path | None, force: bool, dockerfile: Path | N
         inputs=asyncio.run(inputs_of_all(mesh)) if watching else {},
         locks={name: tuple(_locks(spec, mesh.root)) for name, spec in mesh.agents.items()},
         from_env_file=_in_env_file(mesh),
+        otherwise=() if written.names_env_file else tuple(_read_otherwise(mesh.root / ".env")),
     )
     made = of_compose.compose(mesh, seen)
     text = marked(made.text, verb="compose", version=__version__, source=place.file.name)
@@ -84,6 +89,19 @@ def _in_env_file(mesh: MeshSpec) -> frozenset[str]:
         return frozenset()
 
 
+def _read_otherwise(file: Path) -> Iterator[int]:
+    """The lines of a .env that Compose does not read as we do."""
+    try:
+        text = file.read_text("utf-8-sig") if file.is_file() else ""
+    except (OSError, UnicodeDecodeError):  # it could be read a moment ago
+        return
+    for binding in parse_stream(io.StringIO(text)):
+        line = binding.original.string.lstrip()
+        if binding.value is not None and is_read_otherwise(line, binding.value):
+            blank = len(binding.original.string) - len(line)
+            yield binding.original.line + binding.original.string[:blank].count("\n")
+
+
 # ---- systemd ---------------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +127,7 @@ async def _machine(mesh: MeshSpec) -> of_systemd.Machine:
     places += [path for spec in mesh.agents.values() for path in (spec.directory, *spec.env_files)]
     return of_systemd.Machine(
         command=_own_command(),
-        kill=Path(shutil.which("kill") or "/bin/kill"),
+        kill=None if (kill := shutil.which("kill")) is None else Path(kill),
         user=_owner_of(mesh.root),
         places=tuple(dict.fromkeys([*places, *mesh.watch.roots])),
         written=tuple(_written_into(mesh)),

@@ -1,7 +1,9 @@
 """PURE. A mesh → a Compose file: the registry and one service per agent, each supervised by `meshsup run AGENT`.
 
 What mesh.toml says about an agent is read there, in the container too, and not repeated: the file says what is the
-engine's to do. No value of a variable or an env file is written into it, only their names.
+engine's to do. No value of a variable or an env file is written into it, only their names: Compose asks for what it
+needs of them, and so does the container. (But a choice among a few words, such as `restart`, and names of agents, for
+which Compose has no variables; and the names of files that an agent was seen to read.)
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from math import ceil
 from pathlib import Path
 from posixpath import relpath
 
 from mesh_supervisor.export.notes import env_file_texts, is_movable, needed_in_image, not_in_compose
 from mesh_supervisor.export.profiles import names_in_compose, profiles_of
-from mesh_supervisor.export.references import for_compose
-from mesh_supervisor.export.surroundings import Surroundings, known_names
+from mesh_supervisor.export.references import by_compose, for_compose, has_variable
+from mesh_supervisor.export.surroundings import Surroundings, known_names, port_of, registry_port
 from mesh_supervisor.export.watching import Watched, is_told_by_variables, watched
 from mesh_supervisor.export.yaml import (
     MERGE,
@@ -37,11 +40,13 @@ from mesh_supervisor.spec import AgentSpec, Condition, Dependency, Kind, MeshSpe
 from mesh_supervisor.wording import counted, hide
 
 REGISTRY = "registry"
+OF_THE_FILE = frozenset(("MESHSUP_MODE", "MESHSUP_STATE_HOME", "MESHSUP_REGISTRY_URL", "MESHSUP_ADVERTISE"))
+"""Variables that the file itself sets in its services."""
 STATE_HOME = "/var/lib/mesh"
 """Where state_dir is in a container: on a volume, apart from the image's code."""
 
 PATIENCE = 5.0
-"""Seconds between two looks at an agent's health that has no `live`; each look is a process of some 0.2 s."""
+"""Seconds between two looks at an agent's health that has no `live`; each look is a process of some 60 ms."""
 LOOK = "5s"
 SLACK = 2
 """Seconds between our own limit for a stop (stop_timeout) and the engine's."""
@@ -86,9 +91,9 @@ class Service:
 def compose(mesh: MeshSpec, seen: Surroundings) -> Exported:
     """``mesh`` as it is in a container (config.load with ``pid_one``)."""
     services = [*_registry(mesh, seen), *(_agent(mesh, spec, seen) for spec in mesh.agents.values())]
-    of_image = tuple(_image_notes(seen))
-    warnings = [ALWAYS, *of_image, *(f"{service.name}: {note}" for service in services for note in service.notes)]
-    return Exported(written(_file(mesh, seen, services, of_image)), tuple(warnings))
+    of_all = (*_image_notes(seen), *_otherwise(seen), *_unread(mesh, seen, services))
+    warnings = [ALWAYS, *of_all, *(f"{service.name}: {note}" for service in services for note in service.notes)]
+    return Exported(written(_file(mesh, seen, services, of_all)), tuple(warnings))
 
 
 def services_of(mesh: MeshSpec) -> str:
@@ -97,12 +102,12 @@ def services_of(mesh: MeshSpec) -> str:
     return registry + counted(len(mesh.agents), "agent")
 
 
-def _file(mesh: MeshSpec, seen: Surroundings, services: Sequence[Service], of_image: Sequence[str]) -> Iterator[Row]:
+def _file(mesh: MeshSpec, seen: Surroundings, services: Sequence[Service], of_all: Sequence[str]) -> Iterator[Row]:
     yield Remark("\n" + HEAD.format(app=seen.app, state=STATE_HOME, start=_start(mesh)))
     yield Blank()
-    yield Entry("name", mesh.name)
+    yield Entry("name", _name(mesh, seen))
     yield Blank()
-    yield Entry("x-agent", (*_remarks(of_image), *_common(mesh, seen)), anchor="agent")
+    yield Entry("x-agent", (*_remarks(of_all), *_common(mesh, seen)), anchor="agent")
     yield Blank()
     yield Entry("x-environment", _common_environment(mesh, seen), anchor="environment")
     yield Blank()
@@ -135,9 +140,15 @@ def _apart(blocks: Iterable[Rows]) -> Rows:
 # ---- what the services share -----------------------------------------------------------------------------------------
 
 
+def _name(mesh: MeshSpec, seen: Surroundings) -> str:
+    text = seen.written.table("mesh").get("name")
+    return by_compose(text, mesh.name) if has_variable(text) else mesh.name
+
+
 def _common(mesh: MeshSpec, seen: Surroundings) -> Rows:
+    name = _name(mesh, seen)
     # Of two separators in a row, or one at the end, no image may be called.
-    image = re.sub(r"[_-]+", "-", mesh.name).strip("-")
+    image = name if isinstance(name, Reference) else re.sub(r"[_-]+", "-", name).strip("-")
     return (
         Entry("image", Reference(f"${{MESHSUP_IMAGE:-{image}:latest}}")),
         *_build(mesh, seen),
@@ -175,6 +186,30 @@ def _image_notes(seen: Surroundings) -> Iterator[str]:
         yield "there is no .dockerignore beside mesh.toml: `COPY . .` would take .env, .venv and .mesh into the image"
 
 
+def _otherwise(seen: Surroundings) -> Iterator[str]:
+    """Values are nobody's business, lines are enough to find them."""
+    if seen.otherwise:
+        lines = f"line{'s' if len(seen.otherwise) > 1 else ''} {', '.join(map(str, seen.otherwise))}"
+        yield (
+            f"{lines} of .env: Compose puts something else in for a `$` there than meshsup does; in 'single quotes' it "
+            "leaves each as it is, and meshsup all but ${NAME}"
+        )
+
+
+_ASKED = re.compile(r"\$\$|\$\{(\w+)")
+
+
+def _unread(mesh: MeshSpec, seen: Surroundings, services: Sequence[Service]) -> Iterator[str]:
+    """Compose looks for what it puts in where it runs, and in the .env beside its file."""
+    if not seen.written.names_env_file and seen.base == mesh.root:
+        return
+    asked = set(_ASKED.findall(written(_file(mesh, seen, services, ()))))
+    if names := sorted(asked & seen.from_env_file):
+        text = str(seen.written.table("mesh").get("env_file") or ".env")
+        place = "FILE" if is_movable(text) else seen.place(mesh.root / text)
+        yield f"{', '.join(names)} of {text}: Compose needs it too, as `docker compose --env-file {place}`"
+
+
 def _common_environment(mesh: MeshSpec, seen: Surroundings) -> Rows:
     return (
         Entry("MESHSUP_MODE", "prod"),
@@ -191,7 +226,7 @@ def _volumes(service: str) -> Entry:
     return Entry("volumes", Words((f"{_volume(service)}:{STATE_HOME}",)))
 
 
-def _published(port: int) -> Entry:
+def _published(port: Reference) -> Entry:
     return Entry("ports", Words((Reference(f"${{MESHSUP_BIND:-127.0.0.1}}:{port}:{port}"),)))
 
 
@@ -200,13 +235,18 @@ def _seconds(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def _checked(test: Sequence[str], interval: float, failures: int, start: float) -> Rows:
+def _duration(text: object, otherwise: float, more: str = "") -> str:
+    """Where ``text`` of mesh.toml says it with a variable, for Compose to put in; ``more`` is added to that."""
+    return Reference(f"{by_compose(text, '')}s{more}") if has_variable(text) else _seconds(otherwise)
+
+
+def _checked(test: Sequence[str], interval: str, failures: Scalar, start: str) -> Rows:
     return (
         Entry("test", Words(("CMD", *test))),
-        Entry("interval", _seconds(interval)),
+        Entry("interval", interval),
         Entry("timeout", LOOK),
         Entry("retries", failures),
-        Entry("start_period", _seconds(start)),
+        Entry("start_period", start),
     )
 
 
@@ -216,18 +256,18 @@ def _checked(test: Sequence[str], interval: float, failures: int, start: float) 
 def _registry_url(mesh: MeshSpec, seen: Surroundings) -> Scalar:
     """Under which agents reach it. One with a password in it stays in mesh.toml."""
     if mesh.registry.kind != "external":
-        return f"http://{REGISTRY}:{mesh.registry.port}"
+        return Reference(f"http://{REGISTRY}:{registry_port(mesh, seen.written)}")
     url = str(seen.written.table("registry").get("url", ""))
     if "@" in url:
         return Reference("${MESHSUP_REGISTRY_URL:-}")
-    return Reference(for_compose(url, known_names(mesh, mesh.registry.port)))
+    return for_compose(url, known_names(mesh, seen.written, Reference(mesh.registry.port)))
 
 
 def _registry(mesh: MeshSpec, seen: Surroundings) -> list[Service]:
     if mesh.registry.kind == "external":
         return []
-    port = mesh.registry.port
-    ask = ("meshsup", "registry", "list", "--url", f"http://127.0.0.1:{port}")
+    port = registry_port(mesh, seen.written)
+    ask = ("meshsup", "registry", "list", "--url", Reference(f"http://127.0.0.1:{port}"))
     rows = (
         Entry(MERGE, Alias("agent")),
         *_registry_program(mesh, seen),
@@ -235,20 +275,20 @@ def _registry(mesh: MeshSpec, seen: Surroundings) -> list[Service]:
         _published(port),
         Entry("restart", "unless-stopped"),
         Entry("stop_grace_period", "10s"),
-        Entry("healthcheck", _checked(ask, PATIENCE, 3, 30)),
+        Entry("healthcheck", _checked(ask, _seconds(PATIENCE), 3, _seconds(30))),
     )
     own = mesh.registry.kind == "command"
     return [Service(REGISTRY, rows, ("the image needs the `command` of [registry]",) if own else ())]
 
 
 def _registry_program(mesh: MeshSpec, seen: Surroundings) -> Rows:
-    port = mesh.registry.port
+    port = registry_port(mesh, seen.written)
     if mesh.registry.kind == "command":
-        known = known_names(mesh, port)
-        words = [Reference(for_compose(str(word), known)) for word in seen.written.table("registry").get("command", ())]
-        address = (Entry("HOST", "0.0.0.0"), Entry("PORT", str(port)))
+        known = known_names(mesh, seen.written, port)
+        words = [for_compose(str(word), known) for word in seen.written.table("registry").get("command", ())]
+        address = (Entry("HOST", "0.0.0.0"), Entry("PORT", port))
         return (Entry("entrypoint", Words(words)), Entry("environment", address))
-    serve = ("registry", "serve", "--host", "0.0.0.0", "--port", str(port), "--store", f"{STATE_HOME}/registry.db")
+    serve = ("registry", "serve", "--host", "0.0.0.0", "--port", port, "--store", f"{STATE_HOME}/registry.db")
     return (Entry("command", Words((*serve, "--allow-host", REGISTRY))),)
 
 
@@ -263,12 +303,12 @@ def _agent(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings) -> Service:
         Entry("environment", tuple(_environment(spec, seen))),
         *_env_files(mesh, spec, seen),
         _volumes(spec.name),
-        *((_published(spec.port),) if spec.port else ()),
+        *((_published(port_of(spec, seen.written)),) if spec.port else ()),
         *_profiles(mesh, spec, seen),
         *_dependencies(mesh, spec),
         Entry("restart", _restart(spec)),
-        Entry("stop_grace_period", _seconds(ceil(mesh.stop_timeout) + SLACK)),
-        Entry("healthcheck", _health(mesh, spec)),
+        Entry("stop_grace_period", _stop(mesh, seen)),
+        Entry("healthcheck", _health(mesh, spec, seen)),
         *_develop(mesh, spec, seen, taken_over),
     )
     notes = (*not_in_compose(mesh, spec, seen), *needed_in_image(mesh, spec, seen), *taken_over.left_out)
@@ -279,9 +319,15 @@ def _environment(spec: AgentSpec, seen: Surroundings) -> Iterator[Entry]:
     """Names without a value are taken from where `docker compose` runs, and unset where they are so there."""
     yield Entry(MERGE, Alias("environment"))
     yield Entry("MESHSUP_ADVERTISE", spec.name)
+    published = seen.written.variables_of_ports()
     for name in seen.written.variables(spec.name):
-        if name not in seen.from_env_file and not name.startswith("MESHSUP_"):
+        if name in OF_THE_FILE:
+            continue
+        if name not in seen.from_env_file:
             yield Entry(name, None)
+        elif name in published and not seen.written.names_env_file:
+            # The shell of `docker compose` goes before .env, in `ports` too.
+            yield Entry(name, Reference(f"${{{name}:-}}"))
 
 
 def _env_files(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings) -> Iterator[Entry]:
@@ -312,7 +358,8 @@ def _secret_names(mesh: MeshSpec, seen: Surroundings) -> dict[Path, str]:
         for file, text in _named_env_files(spec, seen):
             name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "env"
             if file not in found:
-                found[file] = name if name not in found.values() else f"{name}-{len(found)}"
+                names = chain([name], (f"{name}-{number}" for number in count(2)))
+                found[file] = next(name for name in names if name not in found.values())
     return found
 
 
@@ -324,11 +371,22 @@ def _restart(spec: AgentSpec) -> str:
     return "on-failure" if spec.kind is Kind.TASK and spec.restart is not Restart.NEVER else _RESTARTS[spec.restart]
 
 
-def _health(mesh: MeshSpec, spec: AgentSpec) -> Rows:
+def _stop(mesh: MeshSpec, seen: Surroundings) -> str:
+    # Compose adds up the parts of a duration.
+    text = seen.written.table("mesh").get("stop_timeout")
+    return _duration(text, ceil(mesh.stop_timeout) + SLACK, f"{SLACK * 1000}ms")
+
+
+def _health(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings) -> Rows:
     if spec.kind is Kind.TASK and not _wanted_ready(mesh, spec.name):
         return (Entry("disable", True),)
-    interval, failures = (spec.live.interval, spec.live.failures) if spec.live is not None else (PATIENCE, 3)
-    return _checked(("meshsup", "health", spec.name), max(1.0, interval), failures, spec.start_timeout)
+    start = _duration(seen.written.of(spec.name, "start_timeout"), spec.start_timeout)
+    ask = ("meshsup", "health", spec.name)
+    if spec.live is None:
+        return _checked(ask, _seconds(PATIENCE), 3, start)
+    interval, failures = (seen.written.inside(spec.name, "live", key) for key in ("interval", "failures"))
+    tried = by_compose(failures, "") if has_variable(failures) else spec.live.failures
+    return _checked(ask, _duration(interval, max(1.0, spec.live.interval)), tried, start)
 
 
 def _wanted_ready(mesh: MeshSpec, name: str) -> bool:
@@ -374,10 +432,11 @@ def _watched(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings) -> Watched:
     if inputs is None or not inputs.watched:
         return Watched(())
     notes = (hide(inputs.warning, mesh.secrets),) if inputs.warning else ()
+    told = has_variable(seen.written.table("watch").get("roots"))
     if is_told_by_variables(spec, seen.written, inputs):
         inputs = Inputs(globs=inputs.globs, matched=inputs.matched, ignored=inputs.ignored)
         notes = (*notes, "variables say which program it is: of its edits only those that `watch` names are taken over")
-    found = watched(inputs, seen.written.of(spec.name, "watch") or (), mesh.root)
+    found = watched(inputs, seen.written.of(spec.name, "watch") or (), mesh.root, names_outside=not told)
     return Watched(found.rules, (*found.left_out, *notes))
 
 
@@ -388,7 +447,11 @@ def _develop(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings, taken_over: Wa
         return
     rules = [_synchronised(seen, mesh.file, mesh.file.name)]
     rules += [_synchronised(seen, one.path, relpath(one.path, mesh.root), one.ignored) for one in taken_over.rules]
-    made_of = () if seen.dockerfile is None else (seen.dockerfile, *seen.locks.get(spec.name, ()))
+    locks = list(seen.locks.get(spec.name, ()))
+    if is_told_by_variables(spec, seen.written, inputs):
+        # Those of mesh.toml's own folder are there whatever the variables say.
+        locks = [file for file in locks if file.parent == mesh.root]
+    made_of = () if seen.dockerfile is None else (seen.dockerfile, *locks)
     rules += [(Entry("action", "rebuild"), Entry("path", seen.place(file))) for file in made_of]
     yield Entry("develop", (Entry("watch", Items(rules)),))
 

@@ -35,7 +35,9 @@ def not_in_compose(mesh: MeshSpec, spec: AgentSpec, seen: Surroundings) -> Itera
         if one.restart:
             yield f"it restarts with {one.agent} when Compose restarts that, not when {one.agent} crashes"
     if spec.stop.timeout > max(mesh.stop_timeout, UNWRITTEN_STOP):
-        yield f"`stop_timeout` of [mesh], {mesh.stop_timeout:g} s in a container, cuts its `stop.timeout` short"
+        told = has_variable(seen.written.table("mesh").get("stop_timeout"))
+        long = "" if told else f", {mesh.stop_timeout:g} s in a container,"
+        yield f"`stop_timeout` of [mesh]{long} cuts its `stop.timeout` short"
     if changes := profiles.renamed(spec, seen.written):
         yield f"its profiles have other names in Compose: {', '.join(changes)}"
 

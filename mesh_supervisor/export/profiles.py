@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mesh_supervisor.export.references import Written, for_compose, has_variable
-from mesh_supervisor.export.surroundings import known_names
+from mesh_supervisor.export.surroundings import known_names, port_of
 from mesh_supervisor.ordering import start_levels
 from mesh_supervisor.spec import AgentSpec, MeshSpec
 
@@ -33,8 +33,8 @@ def names_in_compose(mesh: MeshSpec, written: Written) -> dict[str, str]:
     found: dict[str, str] = {}
     for spec in mesh.agents.values():
         for profile, text in zip(spec.profiles, _texts(spec, written), strict=False):
-            variable = has_variable(text)
-            found[profile] = for_compose(text, known_names(mesh, spec.port or 0)) if variable else name_of(profile)
+            known = known_names(mesh, written, port_of(spec, written))
+            found[profile] = for_compose(text, known) if has_variable(text) else name_of(profile)
     return found
 
 

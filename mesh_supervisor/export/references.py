@@ -32,6 +32,14 @@ class Written:
         own = self.table("agents").get(agent, {})
         return own[key] if isinstance(own, dict) and key in own else self.table("defaults").get(key)
 
+    def inside(self, agent: str, key: str, name: str) -> Any:
+        """What stands under ``name`` in an agent's table ``key``, or in that of [defaults], as these two are merged."""
+        for table in (self.agents.get(agent), self.table("defaults")):
+            found = table.get(key) if isinstance(table, dict) else None
+            if isinstance(found, dict) and name in found:
+                return found[name]
+        return None
+
     @property
     def agents(self) -> Mapping[str, Any]:
         return self.table("agents")
@@ -47,11 +55,19 @@ class Written:
         Ports count for everybody: an agent may ask for the URL of any other."""
         found: dict[str, bool] = {}
         own = self.agents if agent is None else self.agents.get(agent, {})
-        ports = [self.of(name, "port") for name in self.agents]
-        for text in _texts([*(self.table(name) for name in FOR_ALL), *ports, own]):
+        for text in _texts([*(self.table(name) for name in FOR_ALL), *self._ports, own]):
             for name, needed in variables_in(text).items():
                 found[name] = found.get(name, False) or needed
         return dict(sorted(found.items()))
+
+    def variables_of_ports(self) -> frozenset[str]:
+        """Of agents' and the registry's."""
+        texts = _texts([*self._ports, self.table("registry").get("port")])
+        return frozenset(name for text in texts for name in variables_in(text))
+
+    @property
+    def _ports(self) -> list[Any]:
+        return [self.of(name, "port") for name in self.agents]
 
 
 def has_variable(value: object) -> bool:
@@ -60,8 +76,18 @@ def has_variable(value: object) -> bool:
 
 
 def for_compose(text: str, known: Mapping[str, str]) -> Reference:
-    """The same for Compose to replace (a Reference). ``known``: what ``port`` and ``agents.NAME.url`` come to."""
-    return Reference(replaced(text, literal="$${", plain=lambda part: part.replace("$", "$$"), known=known.__getitem__))
+    """The same for Compose to replace (a Reference). ``known``: what ``port`` and ``agents.NAME.url`` come to; a
+    Reference among them stays one."""
+    return Reference(replaced(text, literal="$${", plain=_plain, known=known.__getitem__))
+
+
+def by_compose(written: object, otherwise: object) -> Reference:
+    """A value that mesh.toml writes, for Compose to find where a variable says it; else what it comes to."""
+    return for_compose(str(written), {}) if has_variable(written) else Reference(otherwise)
+
+
+def _plain(part: str) -> str:
+    return part if isinstance(part, Reference) else part.replace("$", "$$")
 
 
 def _texts(value: object) -> Iterator[str]:

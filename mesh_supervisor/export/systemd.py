@@ -36,15 +36,17 @@ class CannotSay(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was found on it. ``command``: how `meshsup` is run. ``user``: whose mesh.toml it is. ``places``: what must
-    be readable besides (interpreters, sources outside). ``written``: where agents were seen to write. ``path``: folders
-    of programs beyond ``SYSTEM_PATH``. ``virtual_env``, ``state_home``: what the shell says under these names and
-    matters. ``short_socket``: the control socket is in /tmp. ``variables``: what mesh.toml takes from the environment,
-    and whether it must be set."""
+    """What was found on it. ``command``: how `meshsup` is run. ``kill``: the program; None: only shells have it.
+    ``user``: whose mesh.toml it is; ``group``: its group, None: it has no passwd entry. ``places``: what must be
+    readable besides (interpreters, sources outside, and where links on the way to them lead). ``written``: where agents
+    were seen to write, without links. ``path``: folders of programs beyond ``SYSTEM_PATH``. ``virtual_env``,
+    ``state_home``: what the shell says under these names and matters. ``short_socket``: the control socket is in /tmp.
+    ``variables``: what mesh.toml takes from the environment, and whether it must be set."""
 
     command: tuple[str, ...]
-    kill: Path
+    kill: Path | None
     user: str
+    group: int | None = None
     places: tuple[Path, ...] = ()
     written: tuple[Path, ...] = ()
     path: tuple[Path, ...] = ()
@@ -118,7 +120,12 @@ def _program(mesh: MeshSpec, machine: Machine) -> Iterator[str]:
     program, *words = machine.command
     line = (word(program, program=True), *map(word, words), "-f", word(mesh.file), "up", "--prod")
     yield f"ExecStart={' '.join(line)}"
-    yield f"ExecReload={word(machine.kill, program=True)} -HUP $MAINPID"
+    kill = (
+        '/bin/sh -c "kill -HUP $$MAINPID"'
+        if machine.kill is None
+        else f"{word(machine.kill, program=True)} -HUP $MAINPID"
+    )
+    yield f"ExecReload={kill}"
     yield f"WorkingDirectory={rest_of_line(mesh.root)}"
     if machine.as_root:
         yield from _comment(

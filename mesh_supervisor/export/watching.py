@@ -15,6 +15,7 @@ from mesh_supervisor.export.references import Written, has_variable
 from mesh_supervisor.export.yaml import is_text
 from mesh_supervisor.impact import Glob, Inputs
 from mesh_supervisor.spec import AgentSpec, CommandLine
+from mesh_supervisor.wording import counted
 
 MOST_FILES = 100
 """Of one agent, named one by one; beyond that their folders are."""
@@ -39,13 +40,16 @@ class Watched:
     left_out: tuple[str, ...] = ()
 
 
-def watched(inputs: Inputs, patterns: Sequence[str], root: Path) -> Watched:
-    """``patterns``: the agent's ``watch``, as it is written (one for each of ``inputs.globs``)."""
+def watched(inputs: Inputs, patterns: Sequence[str], root: Path, *, names_outside: bool = True) -> Watched:
+    """``patterns``: the agent's ``watch``, as it is written (one for each of ``inputs.globs``). ``names_outside``: what
+    lies outside of ``root`` may be named."""
     by_name, elsewhere = _by_what_is_written(inputs, patterns)
     files = inputs.paths - inputs.env_files - inputs.absent
     files -= {path for path in files if _only_by(path, elsewhere, inputs)}
     folders = {*inputs.directories, *inputs.folders, *_folders_of(by_name, inputs, root)}
     outside = sorted(relpath(path, root) for path in {*files, *folders} if not path.is_relative_to(root))
+    if outside and not names_outside:
+        outside = [counted(len(outside), "file")]
     folders = {path for path in folders if path.is_relative_to(root)}
     crowded = _crowded(files, folders, root)
     unwritable = sorted(path for path in files if not is_text(str(path)))

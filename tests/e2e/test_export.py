@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mesh_supervisor.mesh_toml.env_file import read_env_file
 from tests.e2e.harness import Mesh, server
 
 COMMON = """\
@@ -260,6 +261,92 @@ def test_compose_accepts_it(mesh: Mesh) -> None:
     assert {secret["target"] for secret in planner["secrets"]} == {"/app/all of them.env", "/app/planner.env"}
     paths = {rule["path"] for rule in services["node"]["develop"]["watch"]}
     assert str(mesh.root / "web $5") in {path.replace("$$", "$") for path in paths}
+
+
+TOLD = """
+[mesh]
+name = "${NAME:-told}"
+stop_timeout = "${STOP:-20}"
+
+[registry]
+port = "${R_PORT:-8200}"
+
+[agents.a]
+command = ["true"]
+port = "${A_PORT:-8201}"
+start_timeout = "${START:-30}"
+live = { http = "/livez", interval = "${EVERY:-5}", failures = "${FAILURES:-3}" }
+"""
+
+
+def test_compose_puts_in_what_variables_say(mesh: Mesh) -> None:
+    command = compose_command()
+    mesh.write("mesh.toml", TOLD)
+    mesh.write(".env", "A_PORT=8302\n")
+    # Other values at the export than later on.
+    done = mesh.run("export", "compose", "-o", "compose.yaml", env={"NAME": "before", "STOP": "7"})
+    assert done.code == 0, done.err
+    told = {"NAME": "after", "STOP": "12.5", "A_PORT": "8301", "R_PORT": "8300", "START": "90", "EVERY": "2.5"}
+    read = subprocess.run(
+        [*command, "-f", str(mesh.root / "compose.yaml"), "config", "--format", "json"],
+        env={**mesh.environ, **told, "HOME": str(mesh.root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert read.returncode == 0, read.stderr
+    whole = json.loads(read.stdout)
+    a, registry = whole["services"]["a"], whole["services"]["registry"]
+    assert (whole["name"], a["image"]) == ("after", "after:latest")
+    assert (a["ports"][0]["published"], a["ports"][0]["target"]) == ("8301", 8301)
+    assert a["environment"]["A_PORT"] == "8301"
+    assert registry["ports"][0]["target"] == 8300 and "8300" in registry["command"]
+    assert a["environment"]["MESHSUP_REGISTRY_URL"] == "http://registry:8300"
+    assert a["stop_grace_period"] == "14.5s"
+    checked = a["healthcheck"]
+    assert (checked["interval"], checked["retries"], checked["start_period"]) == ("2.5s", 3, "1m30s")
+
+
+def test_a_line_of_dotenv_that_compose_reads_otherwise_is_told_by_its_number(mesh: Mesh) -> None:
+    with_two_agents(mesh)
+    mesh.write(".env", "# keys\n\nA=plain\n\n\nPASSWORD=pa$word-4711\n")
+    done = mesh.run("export", "compose")
+    assert done.code == 0, done.err
+    assert "warning: line 6 of .env: Compose puts something else in" in done.err
+    assert "4711" not in done.out + done.err
+
+
+def test_compose_and_we_agree_on_all_other_lines_of_dotenv(mesh: Mesh) -> None:
+    command = compose_command()
+    names = {
+        "BRACED": "a${HOME}/b",
+        "DEFAULT": "${NOPE:-b}",
+        "EARLIER": "${BRACED}!",
+        "PLAIN": "$5 $(date) $",
+        "SINGLE": "'a$HOME $$'",
+    }
+    told = {"BARE": "a$HOME/b", "DOUBLED": "$$", "OTHER": "${NOPE-b}", "BRACED_IN_SINGLE": "'${HOME}'"}
+    lines = [f"{name}={value}\n" for name, value in {**names, **told}.items()]
+    env_file = mesh.write(".env", "".join(lines))
+    mesh.write("mesh.toml", '[agents.a]\ncommand = ["true"]\n')
+    done = mesh.run("export", "compose", "-o", "compose.yaml")
+    assert "warning: lines 6, 7, 8, 9 of .env" in done.err
+    environ = {**mesh.environ, "HOME": "/home/ada"}
+    read = subprocess.run(
+        [*command, "-f", str(mesh.root / "compose.yaml"), "config", "--format", "json"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert read.returncode == 0, read.stderr
+    theirs = {
+        name: str(v).replace("$$", "$") for name, v in json.loads(read.stdout)["services"]["a"]["environment"].items()
+    }
+    ours = read_env_file(env_file, environ)
+    assert {name for name in {**names, **told} if theirs[name] != ours[name]} == set(told)
 
 
 @pytest.fixture

@@ -6,15 +6,18 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dotenv.parser import parse_stream
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh_supervisor.export.compose import Exported, compose
+from mesh_supervisor.export.env_lines import is_read_otherwise
 from mesh_supervisor.export.mark import is_as_written, marked
 from mesh_supervisor.export.references import Written, for_compose, has_variable
 from mesh_supervisor.export.surroundings import Surroundings
@@ -355,14 +358,20 @@ def test_a_registry_of_somebody_elses_gets_its_words_by_reference(mesh: MeshFile
 
 SECRETS = """
 [mesh]
+name = "${NAME}"
+stop_timeout = "${STOP}"
 env = { MESH_TOKEN = "${MESH_TOKEN}", LITERAL = "literal-1f9b" }
 
 [registry]
 kind = "external"
 url = "http://user:registry-77aa@hub:8000"
 
+[watch]
+roots = ["${ROOT}"]
+
 [defaults]
 env = { SHARED = "${SHARED:-nothing}" }
+live = { interval = "${LIVE}", failures = "${FAILURES}" }
 
 [agents.a]
 command = ["${PROGRAM}", "--key=${A_KEY}"]
@@ -373,18 +382,23 @@ watch = ["${PROMPTS}/**/*.md"]
 profiles = ["${PROFILE}"]
 env_file = "${ENV_FILE}"
 env = { OTHER = "agent-c0de" }
-port = 8101
+port = "${A_PORT}"
+start_timeout = "${START}"
 ready = { http = "${PROBE}" }
+live = { http = "/livez" }
+stop = { timeout = "${STOP_A}" }
 
 [agents.b]
 command = ["true"]
+port = 0
+live = { http = "/livez", interval = 5.5, failures = 2 }
 env_file = "b.env"
 env = { KEY = "${B_KEY}" }
 """
 
 
 def test_no_value_from_elsewhere_is_written_down(mesh: MeshFile) -> None:
-    mesh.touch("hush-folder/x", "b.env", "hush.env", content="FROM_FILE=file-5a5a\n")
+    mesh.touch("hush-folder/x", "hush-root/x", "b.env", "hush.env", content="FROM_FILE=file-5a5a\n")
     mesh.touch(".env", content="MESH_TOKEN=dotenv-9e9e\n")
     (mesh.root / "hush-python").symlink_to("/bin/true")
     shell = {
@@ -399,12 +413,24 @@ def test_no_value_from_elsewhere_is_written_down(mesh: MeshFile) -> None:
         "PROFILE": "hush-profile",
         "ENV_FILE": "hush.env",
         "PROBE": "/hush-probe",
+        "NAME": "hush-name",
+        "ROOT": "hush-root",
+        "A_PORT": "47471",
+        "STOP": "4747.25",
+        "STOP_A": "47472",
+        "START": "4747.5",
+        "LIVE": "47.75",
+        "FAILURES": "474",
     }
     prompt = mesh.root / "hush-prompts/x.md"
-    inputs = Inputs(globs=globs_of(mesh.root, ["hush-prompts/**/*.md"]), matched=frozenset({prompt}))
-    made = exported(mesh, SECRETS, shell, inputs={"a": inputs, "b": Inputs()}, from_env_file=frozenset({"MESH_TOKEN"}))
+    inputs = {
+        "a": Inputs(globs=globs_of(mesh.root, ["hush-prompts/**/*.md"]), matched=frozenset({prompt})),
+        "b": Inputs(files=imported(mesh.root.parent / "hush-root/lib.py")),
+    }
+    locks = {"a": [mesh.root / "hush-folder/uv.lock", mesh.root / "pyproject.toml"]}
+    made = exported(mesh, SECRETS, shell, inputs=inputs, locks=locks, from_env_file=frozenset({"MESH_TOKEN"}))
     whole = made.text + "\n".join(made.warnings)
-    for value in ("hush", "literal-1f9b", "registry-77aa", "agent-c0de", "file-5a5a", "dotenv-9e9e"):
+    for value in ("hush", "474", "47.75", "literal-1f9b", "registry-77aa", "agent-c0de", "file-5a5a", "dotenv-9e9e"):
         assert value not in whole, value
     a, b = services(made)["a"], services(made)["b"]
     # Their names, each where it is needed and nowhere else.
@@ -420,6 +446,85 @@ def test_no_value_from_elsewhere_is_written_down(mesh: MeshFile) -> None:
     assert a["environment"]["MESHSUP_REGISTRY_URL"] == "${MESHSUP_REGISTRY_URL:-}"
     assert any("env_file ${ENV_FILE} is not mounted" in warning for warning in made.warnings)
     assert any("what `watch` takes from variables" in warning for warning in made.warnings)
+    assert any("depends on 1 file, outside mesh.toml's folder" in warning for warning in made.warnings)
+    # What is the engine's to do, it finds out as the container does.
+    assert (yaml.safe_load(made.text)["name"], a["image"]) == ("${NAME}", "${MESHSUP_IMAGE:-${NAME}:latest}")
+    assert a["ports"] == ["${MESHSUP_BIND:-127.0.0.1}:${A_PORT}:${A_PORT}"]
+    assert a["stop_grace_period"] == b["stop_grace_period"] == "${STOP}s2000ms"
+    checked = a["healthcheck"]
+    assert (checked["interval"], checked["retries"], checked["start_period"]) == (
+        "${LIVE}s",
+        "${FAILURES}",
+        "${START}s",
+    )
+    assert (b["healthcheck"]["interval"], b["healthcheck"]["retries"]) == ("5.5s", 2)
+    rebuilt = [rule["path"] for rule in a["develop"]["watch"] if rule["action"] == "rebuild"]
+    assert rebuilt == ["./Dockerfile", "./pyproject.toml"]
+
+
+PORTS = """
+[registry]
+port = "${R_PORT:-8010}"
+
+[agents.a]
+command = ["true"]
+port = "${A_PORT:-8101}"
+
+[agents.b]
+command = ["true"]
+env = { PEER = "${agents.a.url}" }
+"""
+
+
+def test_a_port_that_a_variable_says_is_published_where_the_container_listens(mesh: MeshFile) -> None:
+    made = exported(mesh, PORTS, {"A_PORT": "4741", "R_PORT": "4742"})
+    assert "474" not in made.text
+    found = services(made)
+    assert found["a"]["ports"] == ["${MESHSUP_BIND:-127.0.0.1}:${A_PORT:-8101}:${A_PORT:-8101}"]
+    # Who asks for the URL of another needs its variable too.
+    assert {"A_PORT", "R_PORT"} <= found["b"]["environment"].keys()
+    hub = found["registry"]
+    assert hub["ports"] == ["${MESHSUP_BIND:-127.0.0.1}:${R_PORT:-8010}:${R_PORT:-8010}"]
+    assert hub["command"][4:6] == ["--port", "${R_PORT:-8010}"]
+    assert hub["healthcheck"]["test"][-1] == "http://127.0.0.1:${R_PORT:-8010}"
+    assert found["a"]["environment"]["MESHSUP_REGISTRY_URL"] == "http://registry:${R_PORT:-8010}"
+
+
+def test_a_registry_of_somebody_elses_at_a_port_that_a_variable_says(mesh: MeshFile) -> None:
+    before = (
+        '[registry]\nkind = "command"\nport = "${R_PORT:-8010}"\ncommand = ["hub", "--port=${port}", "${agents.a.url}"]'
+    )
+    made = exported(mesh, f'{before}\n[agents.a]\ncommand = ["true"]\nport = "${{A_PORT:-8101}}"', {"R_PORT": "4742"})
+    hub = services(made)["registry"]
+    assert hub["entrypoint"] == ["hub", "--port=${R_PORT:-8010}", "http://a:${A_PORT:-8101}"]
+    assert hub["environment"]["PORT"] == "${R_PORT:-8010}"
+
+
+def test_a_port_that_dotenv_says_is_the_one_that_compose_takes(mesh: MeshFile) -> None:
+    mesh.touch(".env", content="A_PORT=4741\nOTHER=1\n")
+    text = '[agents.a]\ncommand = ["true"]\nport = "${A_PORT:-8101}"\nenv = { X = "${OTHER}" }'
+    made = exported(mesh, text, from_env_file=frozenset({"A_PORT", "OTHER"}))
+    environment = services(made)["a"]["environment"]
+    assert environment["A_PORT"] == "${A_PORT:-}"  # the shell goes before .env, as it does in `ports`
+    assert "OTHER" not in environment
+    assert not any("--env-file" in warning for warning in made.warnings)
+
+
+def test_what_compose_does_not_find_by_itself_is_said(mesh: MeshFile) -> None:
+    mesh.touch("conf/all.env", content="A_PORT=4741\nOTHER=1\n")
+    keys = 'command = ["true"]\nport = "${A_PORT}"\nenv = { X = "${OTHER}" }'
+    text = f'[mesh]\nenv_file = "conf/all.env"\n[agents.a]\n{keys}'
+    made = exported(mesh, text, from_env_file=frozenset({"A_PORT", "OTHER"}))
+    said = "A_PORT of conf/all.env: Compose needs it too, as `docker compose --env-file ./conf/all.env`"
+    assert said in made.warnings
+    assert "A_PORT" not in services(made)["a"]["environment"]  # the mounted file says it, and ranks above
+
+
+def test_only_variables_that_the_file_sets_itself_are_left_out(mesh: MeshFile) -> None:
+    keys = 'env = { A = "${MESHSUP_TOKEN}", B = "${MESHSUP_MODE:-x}" }'
+    environment = service(mesh, keys, shell={"MESHSUP_TOKEN": "secret"})["environment"]
+    assert environment["MESHSUP_TOKEN"] is None
+    assert environment["MESHSUP_MODE"] == "prod"
 
 
 @pytest.mark.parametrize(
@@ -468,6 +573,49 @@ def test_two_files_with_names_alike_are_two_secrets(mesh: MeshFile) -> None:
     text = '[agents.a]\ncommand = ["true"]\nenv_file = "x.env"\n[agents.b]\ncommand = ["true"]\nenv_file = "x-env"\n'
     secrets = yaml.safe_load(exported(mesh, text).text)["secrets"]
     assert sorted(one["file"] for one in secrets.values()) == ["./x-env", "./x.env"]
+
+
+def test_a_name_that_a_number_made_is_taken_too(mesh: MeshFile) -> None:
+    files = ["other/.env.2", "other/.env", "other/-env"]
+    mesh.touch(*files)
+    text = "".join(
+        f'[agents.a{number}]\ncommand = ["true"]\nenv_file = "{file}"\n' for number, file in enumerate(files)
+    )
+    made = exported(mesh, text)
+    secrets = yaml.safe_load(made.text)["secrets"]
+    assert [one["file"] for one in secrets.values()] == [f"./{file}" for file in files]
+    for number, file in enumerate(files):
+        (mounted,) = services(made)[f"a{number}"]["secrets"]
+        assert secrets[mounted["source"]]["file"] == f"./{file}"
+
+
+@pytest.mark.parametrize(
+    ("line", "otherwise"),
+    [
+        ("A=a${HOME}/b", False),
+        ("A=${NOPE:-b} $5 $(date) $", False),
+        ("A='a$HOME $$ \\$'", False),
+        ("A=a$HOME/b", True),
+        ('export A = "a$HOME/b"', True),
+        ("A=$$HOME", True),
+        ("A=$${HOME}", True),
+        (r'A="\$5"', True),
+        ("A=${NOPE-b}", True),
+        ("A=${NOPE:-$HOME}", True),
+        ("A='${HOME}'", True),
+    ],
+)
+def test_which_lines_of_dotenv_compose_reads_otherwise(line: str, otherwise: bool) -> None:
+    (binding,) = parse_stream(StringIO(line))
+    assert binding.value is not None
+    assert is_read_otherwise(line, binding.value) is otherwise
+
+
+def test_lines_of_dotenv_that_compose_reads_otherwise_are_said(mesh: MeshFile) -> None:
+    made = exported(mesh, "", otherwise=(3, 7))
+    (said,) = [warning for warning in made.warnings if ".env" in warning]
+    assert said.startswith("lines 3, 7 of .env: Compose puts something else in for a `$` there")
+    assert "# Lines 3, 7 of .env" in made.text
 
 
 # ---- Compose: profiles ---------------------------------------------------------------------------------------------
@@ -693,6 +841,10 @@ def test_a_unit_for_the_mesh(servers: MeshFile) -> None:
     assert found["EnvironmentFile"] == ["-/etc/meshsup/mesh-demo.env"]
     assert "MemoryDenyWriteExecute" not in found
     assert [line for line in made.text.splitlines() if line.startswith("[")] == ["[Unit]", "[Service]", "[Install]"]
+
+
+def test_where_there_is_no_kill_the_shells_is_taken(mesh: MeshFile) -> None:
+    assert settings(made_unit(mesh, kill=None))["ExecReload"] == ['/bin/sh -c "kill -HUP $$MAINPID"']
 
 
 def test_the_mesh_of_root_names_no_user_and_says_so(mesh: MeshFile) -> None:
