@@ -9,16 +9,16 @@ import os
 import sys
 from typing import NoReturn
 
-from mesh_supervisor.cli import probe
+from mesh_supervisor.cli import probe, pulse
 from mesh_supervisor.cli.shell import COMPLETE, give_up_stdout, has_closed_streams
 
 
 def main() -> NoReturn:
     """Always leaves by SystemExit."""
     try:
-        question = _short_question()
-        if question is not None:
-            sys.exit(_told(*probe.answer(question, None, os.environ)))
+        answer = _short_answer()
+        if answer is not None:
+            sys.exit(_told(*answer))
     except KeyboardInterrupt:
         sys.exit(130)
     from mesh_supervisor.cli.main import main as every_verb
@@ -26,11 +26,15 @@ def main() -> NoReturn:
     every_verb()
 
 
-def _short_question() -> probe.Question | None:
-    """None also where more is to be done first: streams that a shell has closed, a completion."""
+def _short_answer() -> tuple[str, int] | None:
+    """(line, exit code) of a check; None also where more is to be done first: streams that a shell has closed, a
+    completion."""
     if has_closed_streams() or COMPLETE in os.environ:
         return None
-    return probe.understood(sys.argv[1:])
+    if (question := probe.understood(sys.argv[1:])) is not None:
+        return probe.answer(question, None, os.environ)
+    asked = pulse.understood(sys.argv[1:])
+    return None if asked is None else pulse.answer(*asked)
 
 
 def _told(line: str, code: int) -> int:

@@ -1,4 +1,4 @@
-"""The registry by itself: serve it, list what is in it."""
+"""The registry by itself: serve it, list what is in it, ask whether it answers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Annotated, Any
 import click
 from click.exceptions import Exit
 
+from mesh_supervisor.cli import probe, pulse
 from mesh_supervisor.cli.asking import client_of
 from mesh_supervisor.cli.help import Topic
 from mesh_supervisor.cli.parameters import option
 from mesh_supervisor.cli.terminal import show, show_json
 from mesh_supervisor.errors import RegistryError, UsageError
 
-registry = Topic("registry", "The registry alone: serve it, or list it.")
+registry = Topic("registry", "The registry alone: serve it, list it, or ask whether it answers.")
 
 FRAMEWORK = "__"
 """Capabilities that an SDK announces for its own ends start with this; people did not write them."""
 LARGEST = 64 * 1024 * 1024
+"""Bytes of a listing: more than twice those of as many agents as our registry takes, if they are like most."""
 
 
 @registry.verb()
@@ -50,15 +52,39 @@ def list_agents(
     """What is registered, and where. Capabilities of the SDK itself are left out."""
     from mesh_supervisor.cli.table import aligned
 
-    address = (url or client_of(ctx).snapshot().registry_url).rstrip("/")
-    if not address:
-        raise RegistryError("nothing says where the registry is; name it with --url")
-    body = _agents(address)
+    body = _agents(_address(ctx, url))
     if as_json:
         show_json(body)
     else:
         rows = [_row(agent) for agent in body["agents"] if isinstance(agent, dict)]
         show(*aligned([("ID", "CAPABILITIES", "ENDPOINT", "STATUS", "SEEN"), *rows]))
+
+
+@registry.verb()
+def health(
+    ctx: click.Context,
+    url: Annotated[
+        str | None, option("--url", metavar="URL", help="Of any registry; default: the one of the running mesh.")
+    ] = None,
+    timeout: Annotated[
+        float,
+        option("--timeout", least=0, most=1_000_000, metavar="SECONDS", help="No answer by then is a no."),
+    ] = probe.TIMEOUT,
+) -> None:
+    """Whether a registry answers that it is healthy, for HEALTHCHECK and probes. One line, and exit code 0 or 1.
+
+    It asks GET /health, which costs the same however many agents are registered.
+    """
+    line, code = pulse.answer(_address(ctx, url), timeout)
+    show(line)
+    raise Exit(code)
+
+
+def _address(ctx: click.Context, url: str | None) -> str:
+    address = (url or client_of(ctx).snapshot().registry_url).rstrip("/")
+    if not address:
+        raise RegistryError("nothing says where the registry is; name it with --url")
+    return address
 
 
 def _agents(address: str) -> dict[str, Any]:
@@ -73,10 +99,16 @@ def _agents(address: str) -> dict[str, Any]:
         # No proxy: a registry is near, and http_proxy in a shell is meant for what is far.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/agents", timeout=10) as answer:
-            body = json.loads(answer.read(LARGEST))
+            text = answer.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise RegistryError(
+                f"the registry at {address} lists more than {LARGEST >> 20} MiB; ask it for a part of that yourself, "
+                f"such as {address}/agents?name=NAME or ?capability=NAME"
+            )
+        body = json.loads(text)
     except (OSError, http.client.HTTPException) as error:
         raise RegistryError(f"the registry at {address} does not answer: {getattr(error, 'reason', error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RegistryError(f"what answers at {address} is no registry: {error}") from error
     if not isinstance(body, dict) or not isinstance(body.get("agents"), list):
         raise RegistryError(f"what answers at {address} is no registry: GET /agents holds no list of agents")

@@ -1,0 +1,134 @@
+"""`meshsup registry health`: whether a registry answers, for who asks every few seconds; cheap however much is in it.
+
+Like probe.py, which asks a supervisor: exactly one line on stdout whatever the answer is, and neither click nor
+http.client; cli/entry.py comes here without them.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from mesh_supervisor.cli.probe import TIMEOUT
+from mesh_supervisor.errors import RegistryError, UsageError
+from mesh_supervisor.wording import counted, one_line
+
+UNHEALTHY = 1
+LARGEST = 64 * 1024
+"""Bytes of an answer; a registry needs some 200."""
+
+
+def understood(words: Sequence[str]) -> tuple[str, float] | None:
+    """(URL, timeout) of a command line; None: it is something else, or needs somebody who knows more (click)."""
+    if list(words[:3]) != ["registry", "health", "--url"] or len(words) < 4 or words[3].startswith("-"):
+        return None
+    match words[4:]:
+        case []:
+            return words[3], TIMEOUT
+        case ["--timeout", seconds] if seconds.isascii() and seconds.isdigit() and len(seconds) < 7:
+            return words[3], float(seconds)
+    return None
+
+
+def answer(url: str, timeout: float) -> tuple[str, int]:
+    """(what is printed, the exit code); ``timeout``: seconds for everything."""
+    try:
+        place = _place(url)
+        who = f"the registry at {place.scheme}://{_of_host(place)}"
+        try:
+            line, code = _judged(who, *_asked(place, time.monotonic() + timeout))
+        except TimeoutError:
+            line, code = f"no answer: {who} does not answer within {timeout:g} s", UNHEALTHY
+        except (OSError, UnicodeError, RegistryError) as error:  # UnicodeError: no name that could be looked up
+            line, code = f"no answer: {who} does not answer: {getattr(error, 'strerror', 0) or error}", UNHEALTHY
+    except UsageError as error:
+        line, code = f"unclear: {error}", error.exit_code
+    return one_line(line), code
+
+
+def _judged(who: str, status: int, body: bytes) -> tuple[str, int]:
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = None
+    if status != 200:
+        why = said.get("error") if isinstance(said, dict) else None
+        return f"unhealthy: {who} answers GET /health with {status}{f': {why}' if why else ''}"[:500], UNHEALTHY
+    if not isinstance(said, dict):
+        return f"no registry: {who} answers GET /health without a JSON object", UNHEALTHY
+    word = said.get("status", "healthy")
+    line = f"{'healthy' if word == 'healthy' else f'unhealthy ({word})'}: {who}{_details(said)}"
+    return line[:500], 0 if word == "healthy" else UNHEALTHY
+
+
+def _details(said: dict[str, Any]) -> str:
+    """What only our own registry tells: `` (5 agents)``. Without its disk it serves all the same."""
+    agents, store = said.get("agents"), said.get("store", "ok")
+    told = [counted(agents, "agent")] if isinstance(agents, int) else []
+    told += [f"cannot keep records on disk: {store}"] if store != "ok" else []
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _place(url: str) -> SplitResult:
+    """Raises UsageError."""
+    try:
+        place = urlsplit(url)
+        usable = place.scheme in ("http", "https") and place.hostname and (place.port or 1)
+    except ValueError:
+        usable = False
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+        raise UsageError("--url: must be like http://127.0.0.1:8000")
+    return place
+
+
+def _of_host(place: SplitResult) -> str:
+    """``host:port``; a password in the URL stays where it is."""
+    return place.netloc.rpartition("@")[2]
+
+
+def _asked(place: SplitResult, deadline: float) -> tuple[int, bytes]:
+    """(status, body) of GET /health. HTTP/1.0 by hand, as in control/glance.py. Raises OSError, RegistryError."""
+    request = f"GET {place.path.rstrip('/')}/health HTTP/1.0\r\nHost: {_of_host(place)}\r\nAccept: */*\r\n\r\n"
+    with _connected(place, deadline) as line:
+        line.sendall(request.encode())
+        received = b""
+        while chunk := _received(line, deadline):
+            received += chunk
+            if len(received) > LARGEST:
+                raise RegistryError("what is there sends more than an answer to GET /health")
+    head, _, body = received.partition(b"\r\n\r\n")
+    protocol, _, rest = head.partition(b" ")
+    if not protocol.startswith(b"HTTP/1.") or not rest[:3].isdigit():
+        raise RegistryError("what is there does not speak HTTP" if head else "it hung up")
+    return int(rest[:3]), body
+
+
+def _connected(place: SplitResult, deadline: float) -> socket.socket:
+    host, secure = place.hostname or "", place.scheme == "https"
+    line = socket.create_connection((host, place.port or (443 if secure else 80)), _left(deadline))
+    if not secure:
+        return line
+    import ssl
+
+    try:
+        return ssl.create_default_context().wrap_socket(line, server_hostname=host)
+    except OSError:
+        line.close()
+        raise
+
+
+def _received(line: socket.socket, deadline: float) -> bytes:
+    line.settimeout(_left(deadline))
+    return line.recv(65536)
+
+
+def _left(deadline: float) -> float:
+    """Seconds. Raises TimeoutError."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
