@@ -69,7 +69,7 @@ class InputFinder:
     # ---- the interpreter ---------------------------------------------------------------------------------------------
 
     async def interpreter_of(self, spec: AgentSpec) -> Interpreter:
-        return find_interpreter(spec, {**self._shell, **spec.environment})
+        return find_interpreter(spec, {**self._shell, **spec.environment}, self._root)
 
     def argv_of(self, spec: AgentSpec, interpreter: Interpreter) -> tuple[str, ...]:
         return argv_of(spec, interpreter)

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mesh_supervisor.commandline import python_named
 from mesh_supervisor.errors import MeshError
+from mesh_supervisor.locate import believed, owner_of, user_named
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
 from mesh_supervisor.wording import one_line
 
@@ -80,24 +81,31 @@ class Broken:
 # ---- which one -----------------------------------------------------------------------------------------------------
 
 
-def find_interpreter(spec: AgentSpec, environ: Mapping[str, str]) -> Interpreter:
+def find_interpreter(spec: AgentSpec, environ: Mapping[str, str], root: Path | None = None) -> Interpreter:
     """``python`` of mesh.toml, or the one a command line names by path, or the nearest ``.venv`` upward from the
-    agent's directory, or $VIRTUAL_ENV, or the one that runs us."""
+    agent's directory, or $VIRTUAL_ENV, or the one that runs us. ``root``: mesh.toml's folder.
+
+    A ``.venv`` of somebody who has no say here is passed over: whoever may write to a folder above could lay one there.
+    """
     if spec.python is not None:
         return _interpreter(spec.python, "python in mesh.toml")
     if isinstance(spec.command, CommandLine):
         named = python_named(spec.command.argv, str(spec.directory))
         if named is not None and os.access(named, os.X_OK):
             return _interpreter(Path(named), "named by its command")
+    passed_over = ""
     for folder in (spec.directory, *spec.directory.parents):
         if _is_environment(folder / ".venv"):
-            return _of_environment(folder / ".venv", f"nearest .venv ({folder / '.venv'})")
+            stranger = _stranger(folder / ".venv", believed(environ, spec.directory, root or spec.directory))
+            if stranger is None:
+                return _of_environment(folder / ".venv", f"nearest .venv ({folder / '.venv'}){passed_over}")
+            passed_over += f"; not {folder / '.venv'}, which belongs to {user_named(stranger)}"
     active = environ.get("VIRTUAL_ENV")
     if active and _is_environment(Path(active)):
-        return _of_environment(Path(active), f"$VIRTUAL_ENV ({active})")
+        return _of_environment(Path(active), f"$VIRTUAL_ENV ({active}){passed_over}")
     own = Path(sys.executable)
     # VIRTUAL_ENV is left alone: uv warns about one that is not its project's.
-    return Interpreter(own, own.parent, None, "no .venv found, so the one that runs meshsup")
+    return Interpreter(own, own.parent, None, f"no .venv found, so the one that runs meshsup{passed_over}")
 
 
 def _interpreter(python: Path, why: str) -> Interpreter:
@@ -109,6 +117,12 @@ def _interpreter(python: Path, why: str) -> Interpreter:
 
 def _is_environment(folder: Path) -> bool:
     return os.access(folder / "bin" / "python", os.X_OK)
+
+
+def _stranger(environment: Path, ours: Collection[int]) -> int | None:
+    """Who owns it, or the link that its python is, and is none of ``ours``. (The link leads to the system's.)"""
+    owners = (owner_of(environment), owner_of(environment / "bin" / "python"))
+    return next((owner for owner in owners if owner is not None and owner not in ours), None)
 
 
 def _of_environment(folder: Path, why: str) -> Interpreter:

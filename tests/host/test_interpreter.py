@@ -74,6 +74,69 @@ def test_a_venv_without_a_python_is_none(tmp_path: Path) -> None:
     assert find_interpreter(agent(tmp_path), {}).python == PYTHON
 
 
+STRANGER = 54321
+
+
+def given(path: Path, user: int) -> None:
+    """Of a link, not what it leads to."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    os.chown(path, user, user, follow_symlinks=False)
+
+
+def own_environment(folder: Path) -> Path:
+    """The least that counts as one."""
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(PYTHON)
+    return folder / ".venv"
+
+
+@pytest.mark.parametrize("of_stranger", [".venv", ".venv/bin/python"])
+def test_a_strangers_venv_is_passed_over_and_that_is_said(tmp_path: Path, of_stranger: str) -> None:
+    above, project = tmp_path, tmp_path / "project"
+    own_environment(above)
+    project.mkdir()
+    given(above / of_stranger, STRANGER)
+    not_taken = f"; not {above}/.venv, which belongs to uid {STRANGER}"
+    found = find_interpreter(agent(project), {})
+    assert (found.python, found.virtual_env) == (PYTHON, None)
+    assert found.why == f"no .venv found, so the one that runs meshsup{not_taken}"
+    active = own_environment(tmp_path / "active")
+    found = find_interpreter(agent(project), {"VIRTUAL_ENV": str(active)})
+    assert (found.virtual_env, found.why) == (active, f"$VIRTUAL_ENV ({active}){not_taken}")
+    assert find_interpreter(agent(above), {}).virtual_env is None  # in its own folder too: that may be /tmp
+
+
+def test_the_venv_of_who_owns_the_agent_or_the_mesh_or_called_sudo_counts(tmp_path: Path) -> None:
+    project, mesh = tmp_path / "project", tmp_path / "mesh"
+    environment = own_environment(tmp_path)
+    for folder in (project, mesh):
+        folder.mkdir()
+    for path in (environment, environment / "bin/python"):
+        given(path, STRANGER)
+
+    def taken(environ: dict[str, str] | None = None) -> bool:
+        return find_interpreter(agent(project), environ or {}, mesh).virtual_env == environment
+
+    assert not taken()
+    assert taken({"SUDO_UID": str(STRANGER)})
+    given(mesh, STRANGER)
+    assert taken()
+    given(mesh, 0)
+    given(project, STRANGER)
+    assert taken()
+
+
+def test_a_venv_above_that_of_a_stranger_is_still_found(tmp_path: Path) -> None:
+    environment, between = own_environment(tmp_path), tmp_path / "between"
+    given(own_environment(between), STRANGER)
+    (between / "project").mkdir()
+    found = find_interpreter(agent(between / "project"), {})
+    assert found.virtual_env == environment
+    assert found.why == f"nearest .venv ({environment}); not {between}/.venv, which belongs to uid {STRANGER}"
+
+
 def test_what_mesh_toml_says_wins_and_brings_its_environment(tmp_path: Path, environment: Path) -> None:
     (tmp_path / ".venv").symlink_to(environment)
     found = find_interpreter(agent(tmp_path, python=Path("/usr/bin/python3")), {})

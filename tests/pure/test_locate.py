@@ -95,6 +95,89 @@ def test_a_dangling_link_is_found_not_passed_over(mesh: MeshFile) -> None:
     assert found(mesh.root / "a") == mesh.root / "a/mesh.toml"
 
 
+# ---- of somebody else ----------------------------------------------------------------------------------------------
+
+STRANGER, SUDOER = 54321, 54322
+
+
+@pytest.fixture
+def strange(mesh: MeshFile) -> MeshFile:
+    """A mesh.toml that a stranger has laid above ``a/b``."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    mesh.write("").touch("a/b/x.py")
+    os.chown(mesh.path, STRANGER, STRANGER)
+    return mesh
+
+
+def test_a_strangers_file_above_is_not_taken_unless_it_is_named(strange: MeshFile) -> None:
+    below, named = strange.root / "a/b", str(strange.path)
+    said = f"{named}: belongs to uid {STRANGER} and was only found on the way up, so it is not taken; `-f {named}` "
+    assert refusal(below).startswith(said)
+    assert refusal(strange.root, directory="a/b") == refusal(below)
+    with pytest.raises(ConfigError, match="is not taken"):
+        place(below)
+    assert found(below, file=named) == strange.path
+    assert found(below, MESHSUP_FILE=named) == strange.path
+    assert found(below, directory=str(strange.root)) == strange.path
+    assert found(strange.root) == strange.path
+
+
+def test_a_strangers_link_above_is_his_whatever_it_leads_to(strange: MeshFile) -> None:
+    strange.path.rename(strange.root / "ours.toml")
+    os.chown(strange.root / "ours.toml", 0, 0)
+    strange.path.symlink_to("ours.toml")
+    os.chown(strange.path, STRANGER, STRANGER, follow_symlinks=False)
+    assert "is not taken" in refusal(strange.root / "a/b")
+    os.chown(strange.path, 0, 0, follow_symlinks=False)
+    os.chown(strange.root / "ours.toml", STRANGER, STRANGER)
+    assert found(strange.root / "a/b") == strange.path
+
+
+def test_who_called_sudo_and_who_owns_the_folder_is_no_stranger(
+    strange: MeshFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = strange.root / "a/b"
+    assert found(below, SUDO_UID=str(STRANGER)) == strange.path
+    assert "is not taken" in refusal(below, SUDO_UID=str(SUDOER))
+    assert "is not taken" in refusal(below, SUDO_UID="root")
+    monkeypatch.setattr(os, "geteuid", lambda: SUDOER)  # sudo to somebody else: only root's word counts for others
+    assert "is not taken" in refusal(below, SUDO_UID=str(STRANGER))
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+    assert found(below) == strange.path
+    monkeypatch.setattr(os, "geteuid", lambda: SUDOER)
+    os.chown(below, STRANGER, STRANGER)
+    assert found(below) == strange.path
+    os.chown(strange.path, 0, 0)
+    assert found(below) == strange.path
+
+
+def test_a_strangers_supervisor_above_is_not_asked(strange: MeshFile) -> None:
+    """Neither beside his mesh.toml, nor where there is none any more."""
+    below, state_dir = strange.root / "a/b", strange.root / ".mesh"
+    strange.touch(".mesh/owner")
+    os.chown(state_dir, STRANGER, STRANGER)
+    listening = control_socket(state_dir)
+    listening.touch()
+    try:
+        with pytest.raises(ConfigError, match="is not taken"):
+            place(below)
+        strange.path.unlink()
+        with pytest.raises(ConfigError, match=r"no mesh.toml in"):
+            place(below)
+        assert place(below, SUDO_UID=str(STRANGER)).state_dir == state_dir
+        assert place(strange.root).state_dir == state_dir
+        # A link to what is ours is his too.
+        state_dir.rename(strange.root / "ours")
+        os.chown(strange.root / "ours", 0, 0)
+        state_dir.symlink_to("ours")
+        os.chown(state_dir, STRANGER, STRANGER, follow_symlinks=False)
+        with pytest.raises(ConfigError, match=r"no mesh.toml in"):
+            place(below)
+    finally:
+        listening.unlink(missing_ok=True)
+
+
 # ---- its state_dir -------------------------------------------------------------------------------------------------
 
 
