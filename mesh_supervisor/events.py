@@ -366,7 +366,7 @@ class EventLog:
         return os.fstat(descriptor).st_nlink > 0
 
     def _open(self) -> int:
-        descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):  # a named pipe that nobody reads would block the event loop once it is full
             os.close(descriptor)

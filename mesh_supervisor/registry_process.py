@@ -72,4 +72,4 @@ def _program(
         return mesh.registry.command, {**shell, "HOST": _host(mesh), "PORT": str(port)}
     # -P: the folder that it runs in must not be where its modules are looked for.
     argv = (sys.executable, "-P", "-m", "mesh_supervisor.registry", "--host", _host(mesh), "--port", str(port))
-    return (*argv, "--store", str(state.path / "registry.db"), "--allow-host", mesh.advertise), dict(shell)
+    return (*argv, "--own-store", str(state.path / "registry.db"), "--allow-host", mesh.advertise), dict(shell)

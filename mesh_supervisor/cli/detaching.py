@@ -39,7 +39,7 @@ def detach(place: Place, options: UpOptions) -> None:
 
 def _output(place: Place) -> Path:
     """What a supervisor without a terminal says before, after and beside its log. Raises ConfigError."""
-    StateDir.open(place.state_dir)
+    StateDir.open(place.state_dir, place.root)
     file = place.state_dir / "logs" / "meshsup.out"
     try:
         file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -53,7 +53,8 @@ def _start(place: Place, options: UpOptions, output: Path) -> subprocess.Popen[b
     argv = [sys.executable, "-P", "-m", "mesh_supervisor.cli.detached", str(place.file), options.to_json()]
     try:
         # O_NONBLOCK: a named pipe that lies there must not hold us up.
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(output, flags, 0o600)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror}); move it away") from error
     with os.fdopen(descriptor, "wb") as file:

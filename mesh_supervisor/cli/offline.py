@@ -31,7 +31,7 @@ NO_GENERATION = 0
 
 def agent_of(place: Place, name: str) -> tuple[MeshSpec, AgentSpec]:
     """With the ports that the mesh would use. Raises ConfigError, UnknownAgent."""
-    StateDir.open(place.state_dir)
+    StateDir.open(place.state_dir, place.root)
     mesh = load(place.file, os.environ, kept_port=KeptPorts(place.state_dir).kept_port)
     if name not in mesh.agents:
         raise UnknownAgent(name, mesh.agents)
@@ -58,7 +58,7 @@ async def watch_status(place: Place, words: Sequence[str]) -> Answer:
     mesh = load(place.file, os.environ)
     selection = _selection(mesh, ignore_of(mesh))
     await selection.know_all()
-    off = StateDir.open(place.state_dir).unwatched() if place.state_dir.is_dir() else frozenset[str]()
+    off = StateDir.open(place.state_dir, place.root).unwatched() if place.state_dir.is_dir() else frozenset[str]()
     how = "off, as mesh.toml has it" if not mesh.watch.enabled else "nothing runs; as soon as it does"
     lines, rows = [f"watching: {how}"], {}
     for name in _meant(words, mesh.agents):
@@ -121,7 +121,7 @@ async def program_of(
         mesh,
         shell=os.environ,
         generation=NO_GENERATION,
-        owner=StateDir.open(mesh.state_dir).owner,
+        owner=StateDir.open(mesh.state_dir, mesh.root).owner,
         registry_url=registry_url or _registry_url(mesh),
         frameworks=inputs.third_party,
         bin_dir=found.bin,

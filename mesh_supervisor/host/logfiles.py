@@ -155,7 +155,9 @@ class _LogFile:
         if not self._apart:
             _rotate(self.path, self._keep)
             self._apart = True
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A link would lead to a file that is none of ours; one that was there before the run has been rotated away.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.open(self.path, flags, 0o600)
         self._size = os.fstat(self._file).st_size
 
     def _write_some(self, rows: list[str]) -> int:
@@ -214,10 +216,10 @@ def _rows(lines: list[Line]) -> list[str]:
 def _rotate(path: Path, keep: int) -> None:
     """``path`` → ``path.1`` → … → ``path.keep``; the oldest is gone."""
     numbered = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]
-    if not path.exists():
+    if not os.path.lexists(path):  # a dangling link is moved away like anything else
         return
     for older, newer in zip(reversed(numbered), reversed(numbered[:-1]), strict=False):
-        if newer.exists():
+        if os.path.lexists(newer):
             newer.replace(older)
     if keep == 0:
         path.unlink(missing_ok=True)

@@ -21,13 +21,16 @@ import tomli_w
 from mesh_supervisor.errors import AlreadyRunning, ConfigError
 from mesh_supervisor.host.holder import doubt, holder_in, ourselves, refusal
 from mesh_supervisor.host.keptfile import read_kept, write_kept, write_once
-from mesh_supervisor.locate import STATE_HOME
-from mesh_supervisor.own_state import own_state_dir
+from mesh_supervisor.locate import STATE_HOME, believed, user_named
+from mesh_supervisor.own_state import RUNS, own_state_dir
 from mesh_supervisor.spec import MeshSpec
 
 OWNER_LENGTH = 8
 HIGHEST_GENERATION = 2**31
 """A number above it is no generation: nobody lives to see it, and databases and other languages could not hold it."""
+FOLDERS = ("agents", "logs", RUNS, "traced", "warm", "watch-probe")
+"""In state_dir, written to by whoever has a part in the mesh."""
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class StateDir:
@@ -43,16 +46,16 @@ class StateDir:
         self._fleeting = False
 
     @classmethod
-    def open(cls, path: Path) -> StateDir:
-        """Makes what is missing: the folder (0700), its .gitignore, the owner's id.
+    def open(cls, path: Path, root: Path | None = None) -> StateDir:
+        """Makes what is missing: the folder (0700), its .gitignore, the owner's id. ``root``: mesh.toml's folder.
 
-        Raises ConfigError when the folder cannot be made or written to, or something else than a file is in the way.
+        Raises ConfigError when the folder cannot be made or written to, is another user's or open to others, or
+        something else than a file is in the way.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_planted(path)
-            if not (path / ".gitignore").exists():
-                (path / ".gitignore").write_text("*\n")
+            _refuse_foreign(path, believed(os.environ, *(() if root is None else (root,))))
+            _write_ignore(path / ".gitignore")
             return cls(path, _owner(path / "owner"), _read_generations(path / "generations.json"))
         except OSError as error:
             raise _unusable(path, error) from error
@@ -61,16 +64,16 @@ class StateDir:
     def of(cls, mesh: MeshSpec) -> StateDir:
         """Where this mesh keeps its state; an agent by itself in a folder of its own, since its mesh, the other agents
         and its replicas may use the same state_dir, each in a container of its own. Raises ConfigError."""
-        state = cls.open(mesh.state_dir)
+        state = cls.open(mesh.state_dir, mesh.root)
         if mesh.alone is not None:
-            state = cls.open(own_state_dir(mesh.state_dir, mesh.alone))
+            state = cls.open(own_state_dir(mesh.state_dir, mesh.alone), mesh.root)
             state._fleeting = True
         return state
 
     def lock(self) -> None:
         """Held until the process ends, however it ends. Raises AlreadyRunning, ConfigError."""
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise _unusable(self.path, error) from error
         try:
@@ -142,16 +145,70 @@ class StateDir:
         write_kept(self.path / "watch.toml", tomli_w.dumps({"disabled": sorted(agents)}).encode())
 
 
-def _refuse_planted(path: Path) -> None:
-    """Where everybody may make folders, as below a shared MESHSUP_STATE_HOME, one that waits for us under our name may
-    be somebody else's. Raises ConfigError, OSError."""
-    if not path.parent.stat().st_mode & stat.S_IWOTH:
-        return
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+def _refuse_foreign(path: Path, ours: frozenset[int]) -> None:
+    """Who owns the folder, or may write in it, decides by links and folders of his where we write; and one may wait for
+    us under our name, below a shared MESHSUP_STATE_HOME or in a project. Raises ConfigError, OSError."""
+    link, found = path.lstat(), path.stat()
+    if stat.S_ISLNK(link.st_mode) and path.parent.stat().st_mode & stat.S_IWOTH:
         raise ConfigError(
             f"mesh.state_dir: {path} is not yours, and lies where everybody may write; remove it or name another folder"
         )
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in ours:
+        raise _foreign(path, link.st_uid)
+    # Sticky, as /tmp is: nobody can remove or replace what is ours.
+    is_open = bool(found.st_mode & OTHERS_WRITE) and not found.st_mode & stat.S_ISVTX
+    # What is mounted there was put there by root, whosever it is: a container's volume.
+    if (found.st_uid not in ours or is_open) and not os.path.ismount(path) and not _is_as_we_would_make_it(path, found):
+        if found.st_uid not in ours:
+            raise _foreign(path, found.st_uid)
+        raise ConfigError(
+            f"mesh.state_dir: others may write to {path} (mode {stat.S_IMODE(found.st_mode):04o}); "
+            f"`chmod go-w {path}`, or name another folder"
+        )
+    _refuse_foreign_inside(path, ours | {found.st_uid})
+
+
+def _refuse_foreign_inside(path: Path, ours: frozenset[int]) -> None:
+    for folder in (path / name for name in FOLDERS):
+        with contextlib.suppress(OSError):  # not there; what is in its way is said by whoever needs it
+            for one in (found := folder.lstat(), folder.stat()):
+                if one.st_uid not in ours and not os.path.ismount(folder):
+                    raise _foreign(folder, one.st_uid)
+            if stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS_WRITE and found.st_uid == os.geteuid():
+                folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)  # made by us, under a umask of 002
+
+
+def _is_as_we_would_make_it(path: Path, found: os.stat_result) -> bool:
+    """Whether what we make there has the same owner and is as open: on file systems that do not keep that (FAT, folders
+    of virtual machines, a network's where root is nobody) it says nothing."""
+    probe = path / f".owner.{os.getpid()}.new"
+    try:
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        made = os.fstat(descriptor)  # of what was opened: the name may lead elsewhere by now
+    finally:
+        os.close(descriptor)
+        probe.unlink(missing_ok=True)
+    return made.st_uid == found.st_uid and not found.st_mode & ~made.st_mode & OTHERS_WRITE
+
+
+def _foreign(path: Path, owner: int) -> ConfigError:
+    return ConfigError(
+        f"mesh.state_dir: {path} is not yours, it belongs to {user_named(owner)}; remove it, name another folder, or, "
+        f"if you trust what is in it, `chown -R {os.geteuid()} {path}`"
+    )
+
+
+def _write_ignore(path: Path) -> None:
+    """Nothing that lies there is touched, nor followed."""
+    if os.path.lexists(path):
+        return
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("*\n")
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -22,12 +23,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mesh_supervisor.registry", description="An MCP Mesh registry.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: %(default)s)")
-    parser.add_argument("--store", type=Path, help="SQLite file that keeps records over restarts (default: none)")
+    store = "SQLite file that keeps records over restarts (default: none)"
+    parser.add_argument("--store", type=_followed, metavar="FILE", help=store)
+    # The same in a state_dir, where nobody has reason to lay a link.
+    parser.add_argument("--own-store", dest="store", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--fd", type=int, help="a listening socket that was inherited, instead of host and port")
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a name clients may use for us"
     )
     return parser.parse_args(argv)
+
+
+def _followed(text: str) -> Path:
+    """Who names a file may have linked it elsewhere."""
+    path = Path(text)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

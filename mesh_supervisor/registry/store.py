@@ -142,11 +142,12 @@ def _saved(row: tuple[str, str, float, float, float, int, str]) -> Saved:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Exclusive, so that a second registry on the same file finds out; only for this user to read (bodies may hold
-    what is nobody else's business)."""
+    what is nobody else's business). A link is not followed: it may lead to a file of another program."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from None
+        reason = "is a link, which is not followed; remove it" if path.is_symlink() else error.strerror
+        raise StoreError(f"{path}: {reason}") from None
     connection = sqlite3.connect(path, timeout=0.2, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -231,6 +231,22 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     assert troubles.empty()  # said once
 
 
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    """One that was there before is rotated away as a file would be; one that comes later costs lines."""
+    folder, victim = tmp_path / "logs", tmp_path / "victim"
+    folder.mkdir()
+    (folder / "planner.log").symlink_to(victim)
+    with logging_to(folder) as (files, troubles):
+        files.write(line("x"))
+        written(folder, "x")
+        assert (folder / "planner.log.1").is_symlink()
+        (folder / "planner.log").unlink()
+        (folder / "planner.log").symlink_to(victim)
+        files.write(line("y"))
+        assert "log lines are being lost" in troubles.get(timeout=PATIENCE)
+    assert not victim.exists()
+
+
 def test_a_disk_that_hangs_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging, released = threading.Event(), threading.Event()
     append = logfiles._LogFile.append

@@ -133,6 +133,165 @@ def test_a_folder_that_another_user_has_put_where_ours_would_be_is_not_used(tmp_
     assert StateDir.open(home / "own").path == home / "own"
 
 
+STRANGER, NEIGHBOUR = 54321, 54322
+
+
+def given(path: Path, user: int) -> Path:
+    """Of a link, not what it leads to."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to somebody else")
+    os.chown(path, user, user, follow_symlinks=False)
+    return path
+
+
+@pytest.mark.parametrize("around", [0o755, 0o2775, 0o777])
+def test_a_folder_of_somebody_else_is_refused_wherever_it_lies(tmp_path: Path, around: int) -> None:
+    """As it would be below a MESHSUP_STATE_HOME of his, or in a project that several write to."""
+    home, victim = tmp_path / "home", tmp_path / "victim"
+    home.mkdir()
+    victim.mkdir()
+    home.chmod(around)
+    given(home, STRANGER)
+    state = home / "demo-12345678"
+    state.mkdir()
+    state.chmod(0o777)
+    (state / ".gitignore").symlink_to(victim / "made")
+    given(state, STRANGER)
+    with pytest.raises(
+        ConfigError, match=rf"{state} is not yours, it belongs to uid {STRANGER}; remove it, name "
+    ) as e:
+        StateDir.open(state)
+    assert f"`chown -R {os.geteuid()} {state}`" in str(e.value)
+    assert [*victim.iterdir()] == []
+    assert [path.name for path in state.iterdir()] == [".gitignore"]
+
+
+def test_it_may_belong_to_whoever_owns_the_mesh_or_called_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker exec -u 0`, and root who runs a user's checkout."""
+    state = tmp_path / ".mesh"
+    StateDir.open(state, tmp_path)
+    given(state, STRANGER)
+    with pytest.raises(ConfigError, match="is not yours"):
+        StateDir.open(state, tmp_path)
+    monkeypatch.setenv("SUDO_UID", str(STRANGER))
+    StateDir.open(state, tmp_path)
+    monkeypatch.delenv("SUDO_UID")
+    given(tmp_path, STRANGER)
+    StateDir.open(state, tmp_path)
+    given(tmp_path, 0)
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o2770, 0o777])
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(mode)
+    with pytest.raises(
+        ConfigError, match=rf"others may write to {state} \(mode {mode:04o}\); `chmod go-w {state}`, or"
+    ):
+        StateDir.open(state)
+    assert [*state.iterdir()] == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o2700, 0o1777])
+def test_one_that_others_may_read_or_only_add_to_is_not(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(mode)
+    StateDir.open(tmp_path / "state")
+
+
+def test_what_we_make_is_ours_alone_under_any_umask_and_in_a_setgid_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    before = os.umask(0o002)
+    try:
+        state = tmp_path / "deep/.mesh"
+        StateDir.open(state)
+        (state / "agents").mkdir()  # as a part of the mesh might
+    finally:
+        os.umask(before)
+    assert (state / "agents").stat().st_mode & 0o020
+    StateDir.open(state)
+    assert not any(folder.stat().st_mode & 0o022 for folder in (state, state / "agents"))
+
+
+def test_a_strangers_link_is_his_and_ours_is_ours(tmp_path: Path) -> None:
+    StateDir.open(tmp_path / "elsewhere")
+    state = tmp_path / ".mesh"
+    state.symlink_to("elsewhere")
+    assert StateDir.open(state).owner == StateDir.open(tmp_path / "elsewhere").owner
+    given(state, STRANGER)
+    with pytest.raises(ConfigError, match="is not yours"):
+        StateDir.open(state)
+
+
+@pytest.mark.parametrize("name", ["logs", "warm", "agents", "run"])
+def test_a_strangers_folder_or_link_inside_is_refused(tmp_path: Path, name: str) -> None:
+    """From when the folder was open to him."""
+    inside = tmp_path / name
+    given(tmp_path, 0)
+    inside.mkdir()
+    given(inside, STRANGER)
+    with pytest.raises(ConfigError, match=rf"{inside} is not yours"):
+        StateDir.open(tmp_path)
+    inside.rmdir()
+    (tmp_path / "target").mkdir()
+    inside.symlink_to("target")
+    StateDir.open(tmp_path)
+    given(inside, STRANGER)
+    with pytest.raises(ConfigError, match=rf"{inside} is not yours"):
+        StateDir.open(tmp_path)
+
+
+def test_where_owners_and_modes_are_not_kept_they_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of a virtual machine: everything is somebody's, and open to all, also what was made a moment ago."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    given(state, STRANGER)
+    fstat = os.fstat
+
+    def as_all_is_there(descriptor: int) -> os.stat_result:
+        found = list(fstat(descriptor))
+        found[0], found[4] = found[0] | 0o666, STRANGER
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", as_all_is_there)
+    StateDir.open(state)
+    assert sorted(path.name for path in state.iterdir()) == [".gitignore", "owner"]
+
+
+def test_what_is_mounted_was_put_there_by_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's volume: open to all, and whosever it is."""
+    tmp_path.chmod(0o777)
+    given(tmp_path, STRANGER)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    StateDir.open(tmp_path)
+    (tmp_path / "logs").mkdir()
+    given(tmp_path / "logs", NEIGHBOUR)
+    with pytest.raises(ConfigError, match="logs is not yours"):
+        StateDir.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".gitignore", "lock"])
+def test_no_link_is_followed_to_a_file_that_would_be_made(tmp_path: Path, name: str) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / name).symlink_to(tmp_path / "made")
+    opened = StateDir.open(state)
+    if name == "lock":
+        with pytest.raises(ConfigError, match=r"\(lock: "):
+            opened.lock()
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_ignore_file_is_left_as_it_is(tmp_path: Path) -> None:
+    StateDir.open(tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "*\n"
+    (tmp_path / ".gitignore").write_text("*\n!keep\n")
+    StateDir.open(tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "*\n!keep\n"
+
+
 def test_a_lock_that_went_with_its_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its holder ends, and takes the folder with it, between our opening the file and our locking it."""
     state = StateDir.open(tmp_path / "state")

@@ -247,6 +247,14 @@ def test_the_file_rotates_and_keeps_the_latest(tmp_path: Path) -> None:
     assert len(kept) > 10
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    events_file(tmp_path).symlink_to(tmp_path / "made")
+    log = EventLog(tmp_path)
+    log.append(numbered(1)[0])
+    log.close()
+    assert not (tmp_path / "made").exists()
+
+
 def test_half_a_line_of_a_crash_costs_that_line_only(tmp_path: Path) -> None:
     first, second = numbered(2)
     log = EventLog(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh_supervisor.registry.__main__ import parse
 from mesh_supervisor.registry.book import Changes, Saved
 from mesh_supervisor.registry.records import Issued
 from mesh_supervisor.registry.store import Store, StoreError
@@ -213,6 +214,19 @@ def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
     with running(store=tmp_path / "registry.db") as one:
         populate(one)
         assert (tmp_path / "registry.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_link_is_followed_only_where_somebody_named_it(tmp_path: Path) -> None:
+    link, victim = tmp_path / "registry.db", tmp_path / "victim"
+    link.symlink_to(victim)
+    with pytest.raises(StoreError, match=r"registry\.db: is a link, which is not followed; remove it"):
+        Store(link).load()
+    assert not victim.exists()
+    assert parse(["--own-store", str(link)]).store == link
+    assert parse(["--store", str(link)]).store == victim
+    with running(store=link) as one:
+        populate(one)
+    assert victim.exists() and link.is_symlink()
 
 
 def test_a_port_is_free_again_at_once() -> None:
