@@ -9,6 +9,7 @@ import sys
 from typing import IO, Any
 
 from mesh_supervisor.cli.table import Paint
+from mesh_supervisor.wording import one_line
 
 GREEN, YELLOW, RED, DIM, BOLD, CYAN = "32", "33", "31", "2", "1", "36"
 
@@ -51,5 +52,7 @@ def talk(*lines: str) -> None:
 
 
 def complain(text: str) -> None:
-    """An error, to stderr: its first line behind our name, unless it names its place itself (mesh.toml: …)."""
-    talk(f"{painted('meshsup', RED, sys.stderr)}: {text}")
+    """An error, to stderr: its first line behind our name. Nothing in it moves the cursor: it may quote a file, or what
+    somebody else answered."""
+    first, *more = map(one_line, text.split("\n"))
+    talk(f"{painted('meshsup', RED, sys.stderr)}: {first}", *more)

@@ -7,12 +7,17 @@ come from elsewhere the lock itself may be seen on one machine only.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from mesh_supervisor.host.filesystems import mounts
 from mesh_supervisor.locate import STATE_HOME
+
+_PID = re.compile(r"[0-9]{1,20}")
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
+"""What a lock says is shown to people, and whoever shares the folder may have written it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +37,30 @@ class Holder:
         here = _namespace()
         if self.namespace and here:
             return self.namespace != here
-        return self.host not in ("", socket.gethostname())
+        return self.host not in ("", _host())
 
     @property
     def on_other_machine(self) -> bool:
         """As far as can be told: the containers of one machine have one kernel."""
         kernel, ours = (place.partition("/")[0] for place in (self.namespace, _namespace()))
-        return self.host not in ("", socket.gethostname()) and (not kernel or kernel != ours)
+        return self.host not in ("", _host()) and (not kernel or kernel != ours)
 
 
 def ourselves() -> Holder:
-    return Holder(str(os.getpid()), socket.gethostname(), _namespace())
+    return Holder(str(os.getpid()), _host(), _namespace())
 
 
 def holder_in(lock: int) -> Holder:
-    """As much as it says: of an earlier version only the pid, of what is no lock of ours nothing."""
+    """As much as it says: of an earlier version only the pid, of what is no lock of ours nothing. What can be no host
+    name counts as not said."""
     try:
         words = os.pread(lock, 400, 0).decode(errors="replace").split()
     except OSError:
         return Holder()
-    return Holder(*words[:3]) if words and words[0].isdigit() else Holder()
+    if not words or not _PID.fullmatch(words[0]):
+        return Holder()
+    pid, host, namespace, *_ = [*words, "", ""]
+    return Holder(pid, host if _HOST.fullmatch(host) else "", namespace)
 
 
 def refusal(state_dir: Path, holder: Holder) -> str:
@@ -92,6 +101,11 @@ def doubt(state_dir: Path, before: Holder) -> str:
         f"other machines: if a supervisor still runs there, give each its own state_dir ({STATE_HOME}, or "
         "mesh.state_dir)"
     )
+
+
+def _host() -> str:
+    """The name of this machine or container, as a lock may say it; the kernel takes any bytes for one."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "-"
 
 
 def _namespace() -> str:

@@ -149,6 +149,11 @@ def test_outcomes_are_told_and_decide_the_exit_code(mesh: FakeMesh, meshsup: Com
     assert (done.code, done.out, done.err) == (1, "planner: restarted in 0.41 s\n", "writer: exit 1: ValueError: x\n")
 
 
+def test_no_error_moves_the_cursor_and_its_lines_stay_lines(mesh: FakeMesh, meshsup: Command) -> None:
+    mesh.answers["restart"] = Answer(ok=False, error="a.py: \x1b[2J\u202e\rgone\nb.py: \x9b5A")
+    assert meshsup("restart").err == "meshsup: a.py: \\x1b[2J\\u202e\\rgone\nb.py: \\x9b5A\n"
+
+
 def test_an_unknown_agent_is_4(mesh: FakeMesh, meshsup: Command) -> None:
     mesh.answers["stop"] = UnknownAgent("planer", ["planner"])
     done = meshsup("stop", "planer")

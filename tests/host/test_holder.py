@@ -69,6 +69,41 @@ def test_in_another_container_its_host_name_is(tmp_path: Path) -> None:
     )
 
 
+SCREEN = "\x1b]0;owned\x07\x1b[2J"
+"""Renames a terminal and clears it."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"12 {SCREEN} another-boot/1",
+        f"12 other{SCREEN} another-boot/1",
+        f"{SCREEN} other another-boot/1",
+        f"12 other {SCREEN}",
+        "12 \u202eother another-boot/1",
+        "12 " + "x" * 300 + " another-boot/1",
+        "\u0661\u0662 other another-boot/1",
+    ],
+)
+def test_what_another_container_writes_into_the_lock_moves_no_cursor(tmp_path: Path, content: str) -> None:
+    with held_by(tmp_path):
+        (tmp_path / "lock").write_text(content)
+        for said in (why_refused(tmp_path), refusal_elsewhere(tmp_path)):
+            assert "already runs this mesh" in said
+            assert said.isascii() and said.isprintable()
+            assert "xxx" not in said
+
+
+def test_a_machine_without_a_decent_name_is_known_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "laptop of m\u00fcller")
+    state = StateDir.open(tmp_path)
+    state.lock()
+    with (tmp_path / "lock").open() as lock:
+        assert holder.holder_in(lock.fileno()) == ourselves()
+    assert ourselves().host == "laptop-of-m-ller"
+    state.unlock()
+
+
 @pytest.mark.parametrize("content", ["", "12", "12\n", "nonsense", "\x00\xff", "99999 " + "x" * 1000])
 def test_whatever_the_lock_says_it_holds(tmp_path: Path, content: str) -> None:
     with held_by(tmp_path):
