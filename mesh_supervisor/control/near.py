@@ -29,7 +29,7 @@ def answering(place: Place, words: Collection[str] = ()) -> Place:
     own = own_state_dirs(place.state_dir)
     if not own or _listens_here(control_socket(place.state_dir)):
         return place
-    here = {agent: folder for agent, folder in own.items() if _listens_here(control_socket(folder))}
+    here = {agent: folder for agent, folder in own.items() if _listens_here(control_socket(folder), busy=True)}
     meant = [agent for agent in here if any(fnmatchcase(agent, word) for word in words)]
     chosen = here if len(here) < 2 else meant
     if here and len(chosen) != 1:
@@ -40,9 +40,9 @@ def answering(place: Place, words: Collection[str] = ()) -> Place:
 def of_agent(place: Place, agent: str) -> Place:
     """``place``, or with the state_dir of exactly this agent, if that is what supervises it here."""
     own = own_state_dirs(place.state_dir).get(agent)
-    if own is None or _listens_here(control_socket(place.state_dir)) or not _listens_here(control_socket(own)):
+    if own is None or _listens_here(control_socket(place.state_dir)):
         return place
-    return replace(place, state_dir=own)
+    return replace(place, state_dir=own) if _listens_here(control_socket(own), busy=True) else place
 
 
 def _undecided(words: Collection[str], meant: Collection[str], here: Iterable[str]) -> UnknownAgent | UsageError:
@@ -51,11 +51,16 @@ def _undecided(words: Collection[str], meant: Collection[str], here: Iterable[st
     return UsageError(f"{' and '.join(here)} are supervised here, each by itself; name one of them")
 
 
-def _listens_here(address: Path) -> bool:
+def _listens_here(address: Path, *, busy: bool = False) -> bool:
+    """``busy``: what to say of one whose queue is full, since of that one nobody tells who it is. What lies in a folder
+    with this machine's name is ours; the mesh's own socket may be that of any container, and is asked if nothing else
+    is there."""
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(PATIENCE)
         try:
             line.connect(str(address))
+        except (BlockingIOError, TimeoutError):
+            return busy
         except OSError:
             return False
         peer = peer_of(line)

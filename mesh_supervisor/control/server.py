@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 BODY_LIMIT = 1024 * 1024
 
 GRACE = 0.5
-"""Seconds, when the mesh is down, for streams to be read to their end. Who has stopped reading (Ctrl-S) must not hold up
-a container: stop_timeout takes 8 of the 10 s of `docker stop`, and a console that is stuck takes 1 more."""
+"""Seconds, when the mesh is down, for streams to be read to their end. Who has stopped reading (Ctrl-S) must not hold
+up a container: stop_timeout takes 8 of the 10 s of `docker stop`, and a console that is stuck takes 1 more."""
 
 LISTS = ("agents", "paths", "profiles")
 """Arguments that are lists of strings, whatever the verb."""
@@ -157,8 +157,8 @@ def _answers(path: Path) -> bool:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except TimeoutError:
-            return True  # a full backlog: somebody listens and is busy
+        except (BlockingIOError, TimeoutError):
+            return True  # a full queue: somebody listens and is busy
         except OSError as error:
             raise MeshError(f"{path}: cannot be asked who owns it: {error.strerror or error}") from error
     return True

@@ -31,6 +31,19 @@ def listening(state_dir: Path) -> Iterator[None]:
     address.unlink()
 
 
+@contextlib.contextmanager
+def busy(state_dir: Path) -> Iterator[None]:
+    """Somebody who hangs, with as many in front of him as the kernel lets wait: one."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    address = control_socket(state_dir)
+    with socket.socket(socket.AF_UNIX) as line, socket.socket(socket.AF_UNIX) as waiting:
+        line.bind(str(address))
+        line.listen(0)
+        waiting.connect(str(address))
+        yield
+    address.unlink()
+
+
 def test_the_mesh_itself_where_nothing_else_is(place: Place) -> None:
     assert answering(place) == answering(place, ["planner"]) == of_agent(place, "planner") == place
     with listening(place.state_dir):
@@ -61,3 +74,14 @@ def test_of_several_one_must_be_named(place: Place) -> None:
                 answering(place, words)
         with pytest.raises(UnknownAgent):
             answering(place, ["critic"])
+
+
+def test_one_that_hangs_is_there(place: Place) -> None:
+    """Taken for one that has ended, it would be told as "not running"."""
+    own = own_state_dir(place.state_dir, "planner")
+    with busy(own):
+        assert answering(place).state_dir == of_agent(place, "planner").state_dir == own
+        with busy(place.state_dir):  # of the mesh's nobody tells whose it is; another container's is no reason
+            assert answering(place).state_dir == of_agent(place, "planner").state_dir == own
+    with busy(place.state_dir):
+        assert answering(place) == of_agent(place, "planner") == place
