@@ -10,6 +10,7 @@ the field's place in it, never a crash.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -21,6 +22,11 @@ SERVICE = "service"
 MOST_TOOLS = 1000
 MOST_DEPENDENCIES = 1000
 MOST_TAGS = 200
+MOST_ALIKE = 200
+"""Tools of one capability in one record, among which every dependency on it has to choose."""
+MOST_WISHES = 250
+"""Different dependencies on one capability in one record, with their tags and long version constraints. Every tool of
+a new record is compared with all of them: a thousand times a thousand took 3 s."""
 LONGEST_NAME = 253
 LONGEST_TEXT = 64 * 1024
 LARGEST_KWARGS = 64 * 1024
@@ -39,6 +45,11 @@ class Dependency:
     tags: tuple[str, ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
     version: str = ""
+
+    @property
+    def weight(self) -> int:
+        """How much there is to compare with a provider; 1 for a dependency that names a capability and no more."""
+        return 1 + len(self.version) // 16 + len(self.tags) + sum(1 + len(group) for group in self.groups)
 
 
 Slot = tuple[Dependency, ...]
@@ -178,7 +189,22 @@ def read_record(body: Any) -> Record:
     )
     if sum(len(slot) for tool in record.tools for slot in tool.slots) > MOST_DEPENDENCIES:
         raise BadRecord(f"tools: more than {MOST_DEPENDENCIES} dependencies in all")
+    _refuse_endless_choice(record)
     return replace(record, agent=record.name, announced=True) if record.owner else record
+
+
+def _refuse_endless_choice(record: Record) -> None:
+    """Raises BadRecord where finding providers, for this record or among its tools, would take long."""
+    alike = Counter(tool.capability for tool in record.tools)
+    wishes: Counter[str] = Counter()
+    for wanted in {wanted for tool in record.tools for slot in tool.slots for wanted in slot}:
+        wishes[wanted.capability] += wanted.weight
+    for capability, count in alike.items():
+        if count > MOST_ALIKE:
+            raise BadRecord(f"tools: more than {MOST_ALIKE} of capability {capability!a}")
+    for capability, count in wishes.items():
+        if count > MOST_WISHES:
+            raise BadRecord(f"tools: more than {MOST_WISHES} different dependencies on {capability!a} (tags count too)")
 
 
 def _read_host(fields: Fields) -> str:

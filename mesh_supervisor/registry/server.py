@@ -252,8 +252,9 @@ class Registry:
         }
 
     def _resolutions(self, seat: Seat) -> Iterator[dict[str, Any]]:
-        for function, slot, chosen in self.book.told(seat):
-            chosen = chosen if seat.alive else None
+        # For one that fell silent every dependency would have to be looked for: its wants are not kept current.
+        told = self.book.told(seat) if seat.alive else ((function, slot, None) for function, slot in seat.slots)
+        for function, slot, chosen in told:
             yield {
                 "function_name": function,
                 "capability": chosen.tool.capability if chosen else slot[0].capability,

@@ -30,6 +30,13 @@ def test_dependencies_keep_their_positions_and_alternatives() -> None:
     assert [(one.capability, one.version) for one in second] == [("y", ""), ("z", "^1")]
 
 
+def test_many_tools_and_many_dependencies_are_fine_where_they_are_different_or_the_same() -> None:
+    assert len(read_record(agent("a", *[tool(f"c{n}") for n in range(1000)])).tools) == 1000
+    assert len(read_record(agent("a", *[tool("c") for _ in range(200)])).tools) == 200
+    same, different = [needs("x")] * 500, [needs(f"x{n}", tags=["t"] * 200) for n in range(500)]
+    assert len(read_record(agent("a", tool("c", *same, *different))).tools[0].slots) == 1000
+
+
 @pytest.mark.parametrize(
     ("body", "place"),
     [
@@ -59,6 +66,19 @@ def test_dependencies_keep_their_positions_and_alternatives() -> None:
         (agent("a", tool("c", tags=[1])), "tools[0].tags[0]: must be a text"),
         (agent("a", tool("c", kwargs=[])), "tools[0].kwargs: must be an object"),
         (agent("a", tool("c", kwargs={"x": "y" * 70_000})), "tools[0].kwargs: larger than 64 KiB"),
+        (agent("a", *[tool("c", version=f"{n}") for n in range(201)]), "tools: more than 200 of capability 'c'"),
+        (
+            agent("a", tool("c", *[needs("x", version=f">{n}") for n in range(251)])),
+            "tools: more than 250 different de",
+        ),
+        (
+            agent("a", tool("c", needs("x", tags=[["t"] * 124] * 2))),
+            "tools: more than 250 different dependencies on 'x'",
+        ),
+        (
+            agent("a", tool("c", *[needs("x", version=f">{'0' * 200}{n}") for n in range(30)])),
+            "tools: more than 250 diff",
+        ),
         (agent("a", tool("c", 7)), "tools[0].dependencies[0]: must be an object, not a number"),
         (agent("a", tool("c", [])), "tools[0].dependencies[0]: an empty list"),
         (agent("a", tool("c", [needs("x"), []])), "tools[0].dependencies[0][1]: must be an object"),
