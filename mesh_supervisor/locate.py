@@ -39,8 +39,6 @@ def locate(start: Path, *, file: Path | None, directory: Path | None, environ: M
     """The mesh that a command is about. Raises ConfigError like `find_file`, unless its supervisor still listens."""
     try:
         found = find_file(start, file=file, directory=directory, environ=environ)
-    except NotTaken:
-        raise  # it is there; what runs beside it is nothing that its mesh.toml was deleted of
     except ConfigError:
         orphan = _still_running(start, file, directory, environ)
         if orphan is None:
@@ -52,8 +50,8 @@ def locate(start: Path, *, file: Path | None, directory: Path | None, environ: M
 def find_file(start: Path, *, file: Path | None, directory: Path | None, environ: Mapping[str, str]) -> Path:
     """``-f FILE`` (relative to ``-C DIR``) > ``-C DIR`` and upward > ``$MESHSUP_FILE`` > ``start`` and upward.
 
-    Absolute, its folder without symbolic links. Raises ConfigError that names where it looked and the way out; it is
-    NotTaken when a stranger's file lies in a folder above.
+    Absolute, its folder without symbolic links. Raises ConfigError that names where it looked and the way out, also
+    for a file above of somebody who has no say here: what it names is run, and everybody may lay one into /tmp.
     """
     folder = start if directory is None else _existing_folder(start / directory)
     if file is not None:
@@ -62,17 +60,6 @@ def find_file(start: Path, *, file: Path | None, directory: Path | None, environ
     if named and directory is None:
         return _existing_file(start / named, "MESHSUP_FILE=")
     return _search_upward(folder, environ)
-
-
-class NotTaken(ConfigError):
-    """A mesh.toml above the folder where the search began, of somebody who has no say there. What it names is run, also
-    by verbs that only look; and everybody may lay one into /tmp."""
-
-    def __init__(self, file: Path, owner: int) -> None:
-        super().__init__(
-            f"{file}: belongs to {user_named(owner)} and was only found on the way up, so it is not taken; "
-            f"`-f {file}` takes it all the same"
-        )
 
 
 def believed(environ: Mapping[str, str], *places: Path) -> frozenset[int]:
@@ -259,13 +246,17 @@ def _existing_file(path: Path, option: str) -> Path:
 def _search_upward(folder: Path, environ: Mapping[str, str]) -> Path:
     folder = folder.resolve()
     for candidate in (folder, *folder.parents):
+        file = candidate / FILE_NAME
         # Not followed: a dangling link or an unreadable file is to be named, not passed over.
-        owner = owner_of(candidate / FILE_NAME)
+        owner = owner_of(file)
         if owner is None:
             continue
         if candidate != folder and owner not in believed(environ, folder):
-            raise NotTaken(candidate / FILE_NAME, owner)
-        return _canonical(candidate / FILE_NAME)
+            raise ConfigError(
+                f"{file}: belongs to {user_named(owner)} and was only found on the way up, so it is not taken; "
+                f"`-f {file}` takes it all the same"
+            )
+        return _canonical(file)
     raise ConfigError(
         f"no {FILE_NAME} in {folder} or a folder above it; `meshsup init` writes one, -f FILE or -C DIR names another"
     )
@@ -318,8 +309,11 @@ def _still_running(start: Path, file: Path | None, directory: Path | None, envir
     folder = (folder if file is None else (folder / file).parent).resolve()
     for candidate in (folder,) if file is not None else (folder, *folder.parents):
         state_dir = state_dir_of(candidate, None, environ)
-        if candidate != folder and owner_of(state_dir) not in believed(environ, folder):
-            continue  # whoever listens there could say what `run` becomes
+        if candidate != folder:
+            if owner_of(candidate / FILE_NAME) is not None:
+                return None  # it is there, and was not taken
+            if owner_of(state_dir) not in believed(environ, folder):
+                continue  # whoever listens there could say what `run` becomes
         if state_dir.is_dir() and control_socket(state_dir).exists():
             return Place(candidate / (file.name if file is not None else FILE_NAME), candidate, state_dir)
     return None
