@@ -171,7 +171,7 @@ class Supervisor:
         users: dict[str, list[str]] = {}
         for name, spec in self.mesh.agents.items():
             found = await self.finder.interpreter_of(spec)
-            if not isinstance(spec.command, CommandLine) or found.virtual_env is not None:
+            if not isinstance(spec.command, CommandLine) or found.virtual_env is not None or found.passed_over:
                 users.setdefault(f"{found.python} ({found.why})", []).append(name)
         for python, names in users.items():
             whom = f" for {', '.join(names)}" if len(users) > 1 else ""

@@ -36,12 +36,14 @@ class InterpreterError(MeshError):
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """What runs an agent. ``bin`` stands first in its PATH (None: PATH stays as it is); ``why`` is said at start."""
+    """What runs an agent. ``bin`` stands first in its PATH (None: PATH stays as it is); ``why`` is said at start.
+    ``passed_over``: there is a ``.venv``, of a stranger."""
 
     python: Path
     bin: Path | None = None
     virtual_env: Path | None = None
     why: str = ""
+    passed_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ def find_interpreter(spec: AgentSpec, environ: Mapping[str, str], root: Path | N
         return _of_environment(Path(active), f"$VIRTUAL_ENV ({active}){passed_over}")
     own = Path(sys.executable)
     # VIRTUAL_ENV is left alone: uv warns about one that is not its project's.
-    return Interpreter(own, own.parent, None, f"no .venv found, so the one that runs meshsup{passed_over}")
+    why = f"no .venv found, so the one that runs meshsup{passed_over}"
+    return Interpreter(own, own.parent, None, why, passed_over=bool(passed_over))
 
 
 def _interpreter(python: Path, why: str) -> Interpreter:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,27 @@ def agent(name: str, *depends: str | Dependency, **keys: Any) -> AgentSpec:
 
 
 # ---- before anything is started --------------------------------------------------------------------------------------
+
+
+def test_a_venv_of_a_stranger_is_said_for_any_program(mesh: Mesh) -> None:
+    """A command line like ``uvicorn app:app`` is not found without it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to somebody else")
+    python = mesh.root / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+
+    async def test() -> None:
+        spec = dataclasses.replace(agent("a"), directory=mesh.root)
+        async with mesh.up(mesh.spec(spec)):
+            assert f"(nearest .venv ({mesh.root}/.venv))" in mesh.said()
+        os.chown(mesh.root / ".venv", 54321, 54321)
+        async with mesh.up(mesh.spec(spec)):
+            assert f"; not {mesh.root}/.venv, which belongs to uid 54321)" in mesh.said()
+        async with mesh.up(mesh.spec(agent("a"))):
+            assert "python: " not in mesh.said()
+
+    run(test)
 
 
 def test_what_up_was_asked_for_is_wanted_before_it_is_started(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:

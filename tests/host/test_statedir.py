@@ -251,7 +251,7 @@ def test_where_owners_and_modes_are_not_kept_they_say_nothing(tmp_path: Path, mo
     fstat = os.fstat
 
     def as_all_is_there(descriptor: int) -> os.stat_result:
-        found = list(fstat(descriptor))
+        found = list(map(int, fstat(descriptor)))
         found[0], found[4] = found[0] | 0o666, STRANGER
         return os.stat_result(found)
 
