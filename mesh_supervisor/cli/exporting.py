@@ -8,7 +8,8 @@ import os
 import pwd
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from os.path import normpath, realpath
 from pathlib import Path, PurePosixPath
 
 from dotenv.parser import parse_stream
@@ -25,17 +26,23 @@ from mesh_supervisor.export.env_lines import is_read_otherwise
 from mesh_supervisor.export.mark import is_as_written, marked
 from mesh_supervisor.export.references import Written
 from mesh_supervisor.export.surroundings import Surroundings
-from mesh_supervisor.host.interpreter import Interpreter, find_interpreter
+from mesh_supervisor.host.inputs import InputFinder
+from mesh_supervisor.host.interpreter import Interpreter, InterpreterError, find_interpreter
 from mesh_supervisor.host.kept_ports import read_kept_port
 from mesh_supervisor.host.traced import Traces
+from mesh_supervisor.impact import Inputs
 from mesh_supervisor.locate import STATE_HOME, Place, read_leniently, socket_inside
 from mesh_supervisor.mesh_toml.env_file import UnusableEnvFile, read_env_file
-from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Mode
+from mesh_supervisor.spec import AgentSpec, CommandLine, MeshSpec, Mode, Script
+from mesh_supervisor.traced import paths_of
 
 LOCKS = (*SYNC, "requirements.txt", "pyproject.toml")
 """Names of files that say what is installed."""
 MOST_WRITTEN = 20
 """Folders that agents were seen to write into; a unit with more of them reads like no unit."""
+MADE_OF_CODE = frozenset(("__pycache__", "node_modules", "site-packages"))
+MOST_LINKS = 40
+"""On the way to one file, as for the kernel."""
 
 
 # ---- Compose ---------------------------------------------------------------------------------------------------------
@@ -111,26 +118,32 @@ def systemd(place: Place, output: Path | None, force: bool) -> None:
         place.file, os.environ, mode=Mode.PROD, mode_reason="exported", kept_port=read_kept_port(place.state_dir)
     )
     try:
-        made = of_systemd.unit(mesh, asyncio.run(_machine(mesh)))
+        made = of_systemd.unit(mesh, asyncio.run(machine_of(mesh)))
     except of_systemd.CannotSay as error:
         raise MeshError(str(error)) from error
     text = marked(made.text, verb="systemd", version=__version__, source=place.file.name)
     _deliver(text, made.warnings, output, force, f"to be installed as /etc/systemd/system/{made.name}")
 
 
-async def _machine(mesh: MeshSpec) -> of_systemd.Machine:
+async def machine_of(mesh: MeshSpec) -> of_systemd.Machine:
     finder = finder_of(mesh)
     found = [(spec, await finder.interpreter_of(spec)) for spec in mesh.agents.values()]
+    code = [place for spec in mesh.agents.values() for place in await _code_of(finder, spec)]
     written = Written(read_leniently(mesh.file))
     in_env_file = _in_env_file(mesh)
-    places = [interpreter.python for _, interpreter in found]
-    places += [path for spec in mesh.agents.values() for path in (spec.directory, *spec.env_files)]
+    command = _own_command()
+    user, group = _owner_of(mesh.root)
+    of_agents = (path for spec in mesh.agents.values() for path in (spec.directory, *spec.env_files))
+    needed = [mesh.root, mesh.state_dir, *mesh.watch.roots, *of_agents, *_programs(found), *code, *_own_places(command)]
+    opened, closed = _written_into(mesh, found, await inputs_of_all(mesh))
     return of_systemd.Machine(
-        command=_own_command(),
+        command=command,
         kill=None if (kill := shutil.which("kill")) is None else Path(kill),
-        user=_owner_of(mesh.root),
-        places=tuple(dict.fromkeys([*places, *mesh.watch.roots])),
-        written=tuple(_written_into(mesh)),
+        user=user,
+        group=group,
+        places=tuple(dict.fromkeys(place for path in needed for place in _led_to(path))),
+        written=opened,
+        closed=closed,
         path=tuple(dict.fromkeys(_folders_of_programs(found))),
         virtual_env=_from_shell(found),
         state_home=os.environ.get(STATE_HOME, ""),
@@ -145,25 +158,71 @@ def _own_command() -> tuple[str, ...]:
     return (str(beside),) if os.access(beside, os.X_OK) else (sys.executable, "-m", "mesh_supervisor")
 
 
-def _owner_of(folder: Path) -> str:
-    """Whose mesh it is, whoever exports it (sudo)."""
+def _own_places(command: tuple[str, ...]) -> list[Path]:
+    """Where we are, and what we import."""
+    return [Path(text) for text in (command[0], sys.executable, sys.base_prefix, *sys.path, __file__)]
+
+
+async def _code_of(finder: InputFinder, spec: AgentSpec) -> list[Path]:
+    """Where its interpreter looks for what it imports."""
+    try:
+        found = await finder.environment_of(spec)
+    except InterpreterError:
+        return []  # the agent says so itself
+    mapped = [*found.mappings.values(), *(place for places in found.namespaces.values() for place in places)]
+    return [found.prefix, *found.editable, *map(Path, (*found.path, *mapped))]
+
+
+def _led_to(path: Path) -> Iterator[Path]:
+    """It, and where each of the links on its way leads to; nothing for what is not there."""
+    if not path.is_absolute() or not os.access(path, os.F_OK):
+        return
+    for _ in range(MOST_LINKS):
+        yield path
+        link = next((part for part in (*reversed(path.parents), path) if part.is_symlink()), None)
+        if link is None:
+            return
+        # Nothing above it is a link, so its `..` may be taken by the letter.
+        path = Path(normpath(link.parent / link.readlink() / path.relative_to(link)))
+
+
+def _owner_of(folder: Path) -> tuple[str, int | None]:
+    """Whose mesh it is, whoever exports it (sudo), and this user's group; None: nobody has given it one."""
     uid = folder.stat().st_uid
     try:
-        return pwd.getpwuid(uid).pw_name
+        found = pwd.getpwuid(uid)
     except KeyError:
-        return str(uid)
+        return str(uid), None
+    return found.pw_name, found.pw_gid
+
+
+def _programs(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Iterator[Path]:
+    """What is started of agents: interpreters and scripts, and the first words of command lines."""
+    for spec, interpreter in found:
+        yield interpreter.python
+        if isinstance(spec.command, Script):
+            yield spec.command.path
+        elif isinstance(spec.command, CommandLine) and (program := _program(spec, spec.command, interpreter)):
+            yield program
+
+
+def _program(spec: AgentSpec, command: CommandLine, interpreter: Interpreter) -> Path | None:
+    if "/" in command.argv[0]:
+        return spec.directory / command.argv[0]
+    own = [str(interpreter.bin)] if interpreter.bin is not None else []
+    path = spec.environment.get("PATH", os.environ.get("PATH", os.defpath))
+    program = shutil.which(command.argv[0], path=os.pathsep.join((*own, path)))
+    return None if program is None else Path(program)
 
 
 def _folders_of_programs(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Iterator[Path]:
     """Of the first words of command lines that this shell finds where systemd does not look."""
+    known = set(map(Path, of_systemd.SYSTEM_PATH))
     for spec, interpreter in found:
-        if isinstance(spec.command, CommandLine) and "/" not in spec.command.argv[0]:
-            own = [str(interpreter.bin)] if interpreter.bin is not None else []
-            path = spec.environment.get("PATH", os.environ.get("PATH", os.defpath))
-            program = shutil.which(spec.command.argv[0], path=os.pathsep.join((*own, path)))
-            folder = None if program is None else str(Path(program).parent)
-            if folder is not None and folder not in (*own, *of_systemd.SYSTEM_PATH) and "PATH" not in spec.environment:
-                yield Path(folder)
+        if isinstance(spec.command, CommandLine) and "/" not in spec.command.argv[0] and "PATH" not in spec.environment:
+            program = _program(spec, spec.command, interpreter)
+            if program is not None and program.parent not in {*known, interpreter.bin}:
+                yield program.parent
 
 
 def _from_shell(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Path | None:
@@ -175,16 +234,56 @@ def _from_shell(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Path | None:
     return None
 
 
-def _written_into(mesh: MeshSpec) -> list[Path]:
-    """Where earlier runs have seen agents write, in the folders of the mesh: folders, and files that lie in mesh.toml's
-    own. That is what agents say of themselves, so nothing else of the machine is opened for it."""
-    roots = (mesh.root, *mesh.watch.roots)
+def _written_into(
+    mesh: MeshSpec, found: Iterable[tuple[AgentSpec, Interpreter]], inputs: Mapping[str, Inputs]
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Where earlier runs have seen agents write, in the folders of the mesh, without links: folders, and files that lie
+    in mesh.toml's own; and which of them stay closed.
+
+    That is what agents say of themselves, in files that they may write themselves. So nothing else of the machine is
+    opened for it, and nothing that would be code, or would say what is run."""
+    roots = [_real(root) for root in (mesh.root, *mesh.watch.roots)]
     traces = Traces(mesh.state_dir)
-    seen = {Path(text) for name in mesh.agents for text in traces.load(name).writes}
-    places = {path if path.parent == mesh.root and path.name != "*" else path.parent for path in seen}
-    inside = {path for path in places if any(path.is_relative_to(root) for root in roots)}
-    outside = {path for path in inside if not path.is_relative_to(mesh.state_dir) and path.exists()}
-    return sorted(path for path in outside if not outside.intersection(path.parents))[:MOST_WRITTEN]
+    seen = {Path(text) for name in mesh.agents for text in paths_of(list(traces.load(name).writes))}
+    claimed = {path if path.parent == mesh.root and path.name != "*" else path.parent for path in seen}
+    places = {path for path in map(_real, claimed) if _is_below(path, roots) and os.access(path, os.F_OK)}
+    places -= {path for path in places if path.is_relative_to(_real(mesh.state_dir))}
+    kept, whole = _kept(mesh, inputs), _kept_whole(found, inputs)
+    closed = {path for path in places if path in kept or any(folder in whole for folder in (path, *path.parents))}
+    opened = {path for path in places - closed if not any(_is_of_tools(path, root) for root in roots)}
+    outermost = sorted(path for path in opened if not opened.intersection(path.parents))
+    return tuple(outermost[:MOST_WRITTEN]), tuple(sorted(closed))
+
+
+def _real(path: Path) -> Path:
+    return Path(realpath(path))
+
+
+def _is_below(path: Path, roots: Iterable[Path]) -> bool:
+    return any(root in path.parents for root in roots)
+
+
+def _is_of_tools(path: Path, root: Path) -> bool:
+    """Such folders say what tools do, outside of the sandbox too (.git/hooks, .vscode), or hold code that they made."""
+    parts = path.relative_to(root).parts if root in path.parents else ()
+    return any(part.startswith(".") or part in MADE_OF_CODE for part in parts)
+
+
+def _kept(mesh: MeshSpec, inputs: Mapping[str, Inputs]) -> set[Path]:
+    """What says what is run, and every folder that holds some of it."""
+    specs = mesh.agents.values()
+    said = {mesh.file, *(file for spec in specs for file in (*spec.env_files, *_locks(spec, mesh.root)))}
+    for own in inputs.values():
+        said |= {*own.paths, *own.missing, *own.folders, *own.directories, *own.listings, *(g.base for g in own.globs)}
+    real = {_real(path) for path in said}
+    return real | {folder for path in real | said for folder in path.parents}
+
+
+def _kept_whole(found: Iterable[tuple[AgentSpec, Interpreter]], inputs: Mapping[str, Inputs]) -> set[Path]:
+    """Folders with nothing but code in them: environments and plug-ins."""
+    folders = {folder for own in inputs.values() for folder in own.folders}
+    folders |= {interpreter.virtual_env for _, interpreter in found if interpreter.virtual_env is not None}
+    return {_real(folder) for folder in folders}
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

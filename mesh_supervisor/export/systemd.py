@@ -7,7 +7,7 @@ How systemd reads a line differs from key to key: some take the rest of the line
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -39,9 +39,10 @@ class Machine:
     """What was found on it. ``command``: how `meshsup` is run. ``kill``: the program; None: only shells have it.
     ``user``: whose mesh.toml it is; ``group``: its group, None: it has no passwd entry. ``places``: what must be
     readable besides (interpreters, sources outside, and where links on the way to them lead). ``written``: where agents
-    were seen to write, without links. ``path``: folders of programs beyond ``SYSTEM_PATH``. ``virtual_env``,
-    ``state_home``: what the shell says under these names and matters. ``short_socket``: the control socket is in /tmp.
-    ``variables``: what mesh.toml takes from the environment, and whether it must be set."""
+    were seen to write, without links; ``closed``: where they were too, and stay read-only. ``path``: folders of
+    programs beyond ``SYSTEM_PATH``. ``virtual_env``, ``state_home``: what the shell says under these names and matters.
+    ``short_socket``: the control socket is in /tmp. ``variables``: what mesh.toml takes from the environment, and
+    whether it must be set."""
 
     command: tuple[str, ...]
     kill: Path | None
@@ -49,6 +50,7 @@ class Machine:
     group: int | None = None
     places: tuple[Path, ...] = ()
     written: tuple[Path, ...] = ()
+    closed: tuple[Path, ...] = ()
     path: tuple[Path, ...] = ()
     virtual_env: Path | None = None
     state_home: str = ""
@@ -120,12 +122,7 @@ def _program(mesh: MeshSpec, machine: Machine) -> Iterator[str]:
     program, *words = machine.command
     line = (word(program, program=True), *map(word, words), "-f", word(mesh.file), "up", "--prod")
     yield f"ExecStart={' '.join(line)}"
-    kill = (
-        '/bin/sh -c "kill -HUP $$MAINPID"'
-        if machine.kill is None
-        else f"{word(machine.kill, program=True)} -HUP $MAINPID"
-    )
-    yield f"ExecReload={kill}"
+    yield f"ExecReload={_reload(machine.kill)}"
     yield f"WorkingDirectory={rest_of_line(mesh.root)}"
     if machine.as_root:
         yield from _comment(
@@ -134,6 +131,10 @@ def _program(mesh: MeshSpec, machine: Machine) -> Iterator[str]:
         yield "#User="
     else:
         yield f"User={machine.user}"
+
+
+def _reload(kill: Path | None) -> str:
+    return '/bin/sh -c "kill -HUP $$MAINPID"' if kill is None else f"{word(kill, program=True)} -HUP $MAINPID"
 
 
 def _environment(machine: Machine, name: str) -> Iterator[str]:
@@ -216,12 +217,27 @@ def _files(mesh: MeshSpec, machine: Machine, name: str) -> Iterator[str]:
     yield from _temporary(machine, needed)
     # What is bound into the sandbox must be there before. `+` runs outside of it, but not without these binds: hence
     # the `-`, for what is not there yet. As the user all the same: root would follow links that the user has put there.
-    user = () if machine.as_root else ("/usr/bin/setpriv", f"--reuid={machine.user}", "--regid=65534", "--clear-groups")
-    yield f"ExecStartPre=+{' '.join((*user, '/usr/bin/install', '-d', '-m', '0700', word(mesh.state_dir)))}"
+    yield f"ExecStartPre=+{' '.join((*_as_user(machine), '/usr/bin/install -d -m 0700', word(mesh.state_dir)))}"
     yield f"ReadWritePaths=-{path_word(mesh.state_dir)}"
-    yield from (f"ReadWritePaths=-{path_word(path)}" for path in machine.written)
+    yield from (f"ReadWritePaths=-{path_word(path)}" for path in machine.written if _can_say(path))
     yield f"CacheDirectory={name}"
     yield f"Environment=XDG_CACHE_HOME=%C/{name}"
+
+
+def _as_user(machine: Machine) -> Iterator[str]:
+    if machine.as_root:
+        return
+    yield f"/usr/bin/setpriv --reuid={machine.user}"
+    # With all its groups, since it may come to its mesh only through one of them.
+    yield "--regid=65534 --clear-groups" if machine.group is None else f"--regid={machine.group} --init-groups"
+
+
+def _can_say(path: Path) -> bool:
+    try:
+        path_word(path)
+    except CannotSay:
+        return False
+    return True
 
 
 def _needed(mesh: MeshSpec, machine: Machine) -> Iterator[Path]:
@@ -253,15 +269,35 @@ def _temporary(machine: Machine, needed: Iterable[Path]) -> Iterator[str]:
 def _warnings(mesh: MeshSpec, machine: Machine, name: str) -> Iterator[str]:
     if machine.as_root:
         yield "mesh.toml belongs to root, so the unit names no user and its agents would run as root"
+    elif machine.group is None:
+        yield (
+            f"mesh.toml belongs to user {machine.user}, who has no passwd entry, and systemd starts nothing as such a "
+            "user: make one (useradd), or give the folder to another"
+        )
     missing = [variable for variable, needed in machine.variables.items() if needed]
     if missing:
         yield f"mesh.toml needs {', '.join(missing)} from the environment: write them into {env_file_of(name)}"
     if not machine.written:
         yield "agents may write below state_dir and /tmp; for what else they write, add ReadWritePaths= to the unit"
+    if machine.closed:
+        yield (
+            f"agents were seen to write into {_some(machine.closed)}: read-only for the unit, since code or "
+            "configuration lies there; have them write elsewhere"
+        )
+    if unsaid := [path for path in machine.written if not _can_say(path)]:
+        yield (
+            f"agents were seen to write into {_some(unsaid)}: read-only for the unit, since a unit file has no way to "
+            "write this path"
+        )
     for spec in mesh.agents.values():
         if isinstance(spec.command, CommandLine) and spec.command.argv[0] in INSTALLERS:
             installer = spec.command.argv[0]
             yield f"{spec.name}: {installer} would install into folders that are read-only for the unit; install before"
+
+
+def _some(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(one_line(str(path)) for path in paths[:3]) + more
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

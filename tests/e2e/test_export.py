@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mesh_supervisor.cli.exporting import machine_of
+from mesh_supervisor.config import load
+from mesh_supervisor.host.traced import Traces
 from mesh_supervisor.mesh_toml.env_file import read_env_file
+from mesh_supervisor.spec import Mode
+from mesh_supervisor.traced import Traced
 from tests.e2e.harness import Mesh, server
 
 COMMON = """\
@@ -404,3 +411,78 @@ def test_the_unit_is_of_whoever_owns_the_mesh(mesh: Mesh) -> None:
     os.chown(mesh.root, nobody.pw_uid, nobody.pw_gid)
     mesh.write("mesh.toml", "")
     assert "\nUser=nobody\n" in mesh.ok("export", "systemd")
+
+
+def with_writes(mesh: Mesh, *claimed: str) -> None:
+    """The mesh was run, and planner has told that it writes these."""
+    folder = mesh.root / ".mesh"
+    folder.mkdir(mode=0o700)
+    Traces(folder).keep("planner", Traced(writes={str(mesh.root / text): 1 for text in claimed}))
+
+
+def opened(unit: str) -> set[str]:
+    return {line.partition("=-")[2] for line in unit.splitlines() if line.startswith("ReadWritePaths=-")}
+
+
+def test_where_agents_were_seen_to_write_is_opened(mesh: Mesh) -> None:
+    with_two_agents(mesh)
+    for name in ("data/x.json", "data/sub/x.json", "agents/out/x", "notes.txt", "gone/x"):
+        mesh.write(name, "")
+    shutil.rmtree(mesh.root / "gone")
+    with_writes(mesh, "data/x.json", "data/sub/*", "agents/out/x", "notes.txt", "gone/x")
+    done = mesh.run("export", "systemd")
+    assert opened(done.out) == {f"{mesh.root}/{name}" for name in (".mesh", "data", "agents/out", "notes.txt")}
+    assert "seen to write" not in done.err
+
+
+def test_no_claim_of_an_agent_opens_code_configuration_or_what_lies_elsewhere(
+    mesh: Mesh, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with_two_agents(mesh, planner='watch = ["prompts/**/*.md"]\nenv_file = "conf/planner.env"')
+    for name in ("prompts/plan.md", "conf/planner.env", "uv.lock", ".git/hooks/x", ".env", "fine/x", "line\nbreak/x"):
+        mesh.write(name, "")
+    mesh.write("agents/__pycache__/planner.pyc", "")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    links = {"x": "/", "out": str(elsewhere), "code": "agents", "me.toml": "mesh.toml", "loop": "loop"}
+    for name, target in links.items():
+        (mesh.root / name).symlink_to(target)
+    claimed = ["x/y", "x/etc/*", "out/y", "code/y", "me.toml", "loop/y", "loop", "../y", "fine/../agents/y", "y"]
+    claimed += ["mesh.toml", "agents/z", "agents", "prompts/*", "conf/z", "uv.lock", ".env", ".git/hooks/pre-commit"]
+    with_writes(mesh, *claimed, "agents/__pycache__/z", ".venv/z", "line\nbreak/z", "fine/z")
+    done = mesh.run("export", "systemd")
+    assert done.code == 0, done.err
+    assert opened(done.out) == {f"{mesh.root}/{name}" for name in (".mesh", "fine")}
+    assert f"agents were seen to write into {mesh.root}/.env, {mesh.root}/agents, " in done.err
+    assert f"agents were seen to write into {mesh.root}/line\\nbreak: read-only for the unit" in done.err
+
+
+def test_beside_a_program_that_is_watched_by_folder_only_what_is_no_input_is_opened(mesh: Mesh) -> None:
+    mesh.write("mesh.toml", '[agents.planner]\ncommand = ["node", "web/server.js"]\n')
+    for name in ("web/server.js", "data/x.json", "seen/x.json"):
+        mesh.write(name, "")
+    mesh.write(".gitignore", "data/\n")
+    with_writes(mesh, "web/x.js", "data/x.json", "seen/x.json")
+    assert opened(mesh.run("export", "systemd").out) == {f"{mesh.root}/.mesh", f"{mesh.root}/data"}
+
+
+def test_where_the_links_of_an_interpreter_lead_is_needed_too(
+    mesh: Mesh, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    (home / "versions/3/bin").mkdir(parents=True)
+    (home / "versions/3/bin/python3").symlink_to(sys.executable)
+    (home / "current").symlink_to("versions/3")
+    (home / "src").mkdir()
+    (mesh.root / ".venv/bin").mkdir(parents=True)
+    (mesh.root / ".venv/bin/python").symlink_to(home / "current/bin/python3")
+    (mesh.root / "sources").symlink_to(home / "src")
+    mesh.write("mesh.toml", '[agents.a]\ncommand = ["true"]\ndirectory = "sources"\n')
+    places = asyncio.run(machine_of(load(mesh.root / "mesh.toml", os.environ, mode=Mode.PROD))).places
+    assert {
+        mesh.root / ".venv/bin/python",
+        home / "current/bin/python3",
+        home / "versions/3/bin/python3",
+        Path(sys.executable).resolve(),
+        home / "src",
+        Path(sys.base_prefix),
+    } <= set(places)

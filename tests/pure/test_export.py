@@ -810,7 +810,7 @@ def test_the_same_mesh_makes_the_same_file(servers: MeshFile) -> None:
 # ---- systemd -------------------------------------------------------------------------------------------------------
 
 
-MACHINE = Machine(("/opt/mesh/bin/meshsup",), Path("/bin/kill"), "ada")
+MACHINE = Machine(("/opt/mesh/bin/meshsup",), Path("/bin/kill"), "ada", 1000)
 
 
 def made_unit(mesh: MeshFile, text: str = "", **found: Any) -> Unit:
@@ -843,6 +843,25 @@ def test_a_unit_for_the_mesh(servers: MeshFile) -> None:
     assert [line for line in made.text.splitlines() if line.startswith("[")] == ["[Unit]", "[Service]", "[Install]"]
 
 
+def made_first(made: Unit) -> str:
+    """By what, and as whom, state_dir is made."""
+    (line,) = settings(made)["ExecStartPre"]
+    return line.partition(" -d ")[0]
+
+
+def test_state_dir_is_made_by_the_user_with_its_groups(mesh: MeshFile) -> None:
+    made = made_unit(mesh)
+    assert made_first(made) == "+/usr/bin/setpriv --reuid=ada --regid=1000 --init-groups /usr/bin/install"
+    assert made_first(made_unit(mesh, user="root", group=0)) == "+/usr/bin/install"
+    assert not any("passwd" in warning for warning in made.warnings)
+
+
+def test_a_user_without_a_passwd_entry_has_no_groups_and_is_said(mesh: MeshFile) -> None:
+    made = made_unit(mesh, user="12345", group=None)
+    assert made_first(made) == "+/usr/bin/setpriv --reuid=12345 --regid=65534 --clear-groups /usr/bin/install"
+    assert any("user 12345, who has no passwd entry" in warning for warning in made.warnings)
+
+
 def test_where_there_is_no_kill_the_shells_is_taken(mesh: MeshFile) -> None:
     assert settings(made_unit(mesh, kill=None))["ExecReload"] == ['/bin/sh -c "kill -HUP $$MAINPID"']
 
@@ -871,6 +890,21 @@ def test_homes_are_seen_only_if_something_is_in_there(mesh: MeshFile, root: str,
     made = unit(replace(spec, state_dir=Path(root, ".mesh")), MACHINE)
     assert settings(made)["ProtectHome"] == [home]
     assert settings(made)["PrivateTmp"] == ["yes"]
+
+
+def test_a_home_is_seen_where_what_is_needed_is_in_there(mesh: MeshFile) -> None:
+    spec = replace(mesh.read("", mode=Mode.PROD), root=Path("/srv"), file=Path("/srv/m.toml"), state_dir=Path("/srv/s"))
+    python = Path("/home/ada/.local/share/uv/python/bin/python3.12")
+    assert settings(unit(spec, replace(MACHINE, places=(Path("/srv/.venv/bin/python"),))))["ProtectHome"] == ["yes"]
+    assert settings(unit(spec, replace(MACHINE, places=(python,))))["ProtectHome"] == ["read-only"]
+
+
+def test_what_agents_write_and_no_unit_can_name_is_left_out(mesh: MeshFile) -> None:
+    odd = (Path("/srv/a\nb"), Path("/srv/both\"'"), Path("/srv/end\\"))
+    made = made_unit(mesh, written=(Path("/srv/data"), *odd))
+    assert settings(made)["ReadWritePaths"][-1] == "-/srv/data"
+    (said,) = [warning for warning in made.warnings if "no way to write" in warning]
+    assert said.startswith("agents were seen to write into /srv/a\\nb, /srv/both\"', /srv/end\\: read-only")
 
 
 def test_a_socket_in_tmp_must_be_found_there(mesh: MeshFile) -> None:
