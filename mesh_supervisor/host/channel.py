@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..runtime import wire
+from .closing import MOST_WAITING, Closing
 
 Packet = dict[str, Any]
 
@@ -33,12 +34,13 @@ MOST_UNSENT = 100
 class Channel:
     """Owns a pair of sockets: give ``theirs`` to the process, then ``release_theirs()``.
 
-    ``heard(packet, descriptors)`` is called in the event loop and owns the descriptors; ``over(why)`` once, at the end:
-    "" when the other end was closed, else what was wrong.
+    ``heard(packet, descriptors)`` is called in the event loop and owns the descriptors, for which there is ``closing``;
+    ``over(why)`` once, at the end: "" when the other end was closed, else what was wrong.
     """
 
     def __init__(self, heard: Callable[[Packet, list[int]], None], over: Callable[[str], None]) -> None:
         self._heard, self._over = heard, over
+        self.closing = Closing()
         self._loop = asyncio.get_running_loop()
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
@@ -97,7 +99,7 @@ class Channel:
                 packet, descriptors = self._unsent[0]
                 wire.send(self._ours, packet, descriptors, wait=False)
                 self._unsent.popleft()
-                _close(descriptors)
+                self.closing.take(descriptors)
         except BlockingIOError:
             return
         except OSError:
@@ -109,6 +111,9 @@ class Channel:
         size = 0
         for _ in range(MOST_AT_ONCE):
             if not self._open or size >= BYTES_AT_ONCE:
+                return
+            if self.closing.waiting >= MOST_WAITING:
+                self._end("it sends descriptors that cannot be closed")
                 return
             try:
                 taken = wire.take(self._ours, wait=False)
@@ -125,8 +130,9 @@ class Channel:
 
     def _take(self, packet: bytes, descriptors: list[int]) -> None:
         try:
-            message = wire.unpack(packet, descriptors)
+            message = wire.unpack(packet)
         except wire.Garbled:
+            self.closing.take(descriptors)
             self._count_garbled()
             return
         self._count(len(packet))
@@ -152,14 +158,9 @@ class Channel:
         self._open = False
         self._loop.remove_reader(self._ours)
         self._loop.remove_writer(self._ours)
-        self._ours.close()
-        self._theirs.close()
+        # With what lies in their queues.
+        self.closing.take(line.detach() for line in (self._ours, self._theirs) if line.fileno() >= 0)
         for _, descriptors in self._unsent:
-            _close(descriptors)
+            self.closing.take(descriptors)
         self._unsent.clear()
         self._over(why)
-
-
-def _close(descriptors: tuple[int, ...]) -> None:
-    for fd in descriptors:
-        os.close(fd)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ class Guest:
         self._hands_over = False
         self._hold()
         for one in self._places.values():
-            one.sock.close()
+            one.close()
 
     def _hold(self) -> None:
         self._sockets.hold(self.listening if self._hands_over else ())
@@ -181,13 +180,13 @@ class Guest:
         kept = self._sockets.now()
         for one in self._places.values():
             if one not in kept:
-                one.sock.close()
+                one.close()
         self._places.clear()
 
     # ---- what it says ------------------------------------------------------------------------------------------------
 
     def _heard(self, packet: Packet, descriptors: list[int]) -> None:
-        with _owned(descriptors):
+        with self._owned(descriptors):
             match packet["is"]:
                 case "hello":
                     self.present = True
@@ -226,7 +225,8 @@ class Guest:
             return
         self._forget(number)
         with contextlib.suppress(OSError):
-            self._places[number] = held_from(descriptors.pop(), asked)
+            self._places[number] = held_from(descriptors[0], asked, self.channel.closing)
+            descriptors.clear()
 
     def _adopted(self, packet: Packet) -> None:
         number = _number(packet.get("number"))
@@ -263,7 +263,7 @@ class Guest:
         self._listens.pop(number, None)
         gone = self._places.pop(number, None)
         if gone is not None and gone not in self._sockets.now() and gone not in self._places.values():
-            gone.sock.close()
+            gone.close()
 
     def _collided(self, address: object) -> None:
         """It counts only where its predecessor is: some programs look for a free port by trying."""
@@ -299,19 +299,16 @@ class Guest:
                 answer.set_exception(ConnectionError("the channel was closed"))
                 answer.exception()  # nobody may be waiting
 
+    @contextlib.contextmanager
+    def _owned(self, descriptors: list[int]) -> Iterator[None]:
+        """Whatever is left in the list is closed."""
+        try:
+            yield
+        finally:
+            self.channel.closing.take(descriptors)
+
     def _place_has(self, number: int, port: int) -> bool:
         return number in self._places and self._places[number].port == port
-
-
-@contextlib.contextmanager
-def _owned(descriptors: list[int]) -> Iterator[None]:
-    """Whatever is left in the list is closed."""
-    try:
-        yield
-    finally:
-        for fd in descriptors:
-            with contextlib.suppress(OSError):
-                os.close(fd)
 
 
 def _number(value: Any) -> int | None:

@@ -27,7 +27,7 @@ from mesh_supervisor.host.lines import Line
 from mesh_supervisor.host.memory import OutOfMemory
 from mesh_supervisor.host.ports import listeners
 from mesh_supervisor.host.sockets import Held
-from mesh_supervisor.host.spawn import Swept, stop, sweep, tree
+from mesh_supervisor.host.spawn import Swept, is_below, stop, sweep, tree
 from mesh_supervisor.lifecycle import Ended
 from mesh_supervisor.spec import AgentSpec, ExecProbe, HttpProbe, LogProbe, NotifyProbe, Probe, TcpProbe
 
@@ -139,6 +139,8 @@ class Instance:
             self._close()
             raise
         self._capture.release_output()
+        if self._notify is not None:
+            self._notify.hear()
         self.spawned_at = self._loop.time()
 
     @property
@@ -256,12 +258,10 @@ class Instance:
         self._watchers.line(line)
 
     def _is_mine(self, pid: int) -> bool:
-        if pid == self.child.pid:
-            return True
-        if not procfs.ours:
-            return _is_in_session(pid, self.child.pid)
-        process = procfs.look(pid)
-        return (process is not None and process.session == self.child.pid) or pid in tree(self.child.pid)
+        """Anybody may have it asked, so it is quick. Not by uid: an agent may run by sudo, or have given up root."""
+        if pid <= 0:  # of another PID namespace
+            return False
+        return pid == self.child.pid or _is_in_session(pid, self.child.pid) or is_below(pid, self.child.pid)
 
     def _notice(self, notice: notify.Notice) -> None:
         match notice:

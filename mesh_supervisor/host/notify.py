@@ -5,25 +5,39 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import os
 import secrets
 import shutil
 import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh_supervisor.host.closing import MOST_WAITING, MOST_WITH_ONE, Closing
 from mesh_supervisor.host.lines import sanitize
+from mesh_supervisor.host.peer import Peer
 
 LONGEST_MESSAGE = 16 * 1024
 MESSAGES_PER_TURN = 64
 """Of one turn of the event loop; the rest waits for the next."""
 
+SENDERS_PER_TURN = 8
+"""Processes that are looked at in one turn: where one belongs may have to be read from /proc."""
+
+MOST_REFUSED = 64
+"""Descriptors of strangers that wait to be closed, from which on the kernel is asked to take no more of them."""
+
+PAUSE = 0.05
+"""Seconds between two looks whether descriptors wait no more."""
+
 _CREDENTIALS = struct.Struct("3i")
-_MOST_DESCRIPTORS = 16
+_SO_PASSRIGHTS = 83
+"""linux/socket.h, since 6.16. Off, whoever sends a descriptor gets EPERM: also an honest `systemd-notify`."""
+
+_strangers = Closing()
+"""Of all sockets: what those send who are not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +118,9 @@ def _notice(key: str, value: str) -> Notice | None:
 class NotifySocket:
     """One instance's socket. ``address`` is what NOTIFY_SOCKET must say; ``deliver`` is called in the event loop.
 
-    ``belongs(pid)`` is asked about the sender, whose pid the kernel vouches for: an address can be guessed or passed
-    on, and only processes of the instance are believed. Raises OSError when there are no descriptors left.
+    ``belongs(pid)`` is asked about the sender, whose pid the kernel vouches for: an address can be guessed, read in
+    /proc/net/unix or passed on, and only processes of the instance are believed. What is sent before ``hear`` waits.
+    Raises OSError when there are no descriptors left.
     """
 
     def __init__(self, belongs: Callable[[int], bool], deliver: Callable[[Notice], None]) -> None:
@@ -119,15 +134,24 @@ class NotifySocket:
             raise
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket.fileno(), self._receive)
+        self._closing = Closing()
+        self._refuses = False
+        self._pause: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def hear(self) -> None:
+        """From now on ``belongs`` can tell."""
+        if not self._closed:
+            self._loop.add_reader(self._socket.fileno(), self._receive)
 
     def close(self) -> None:
         """Listen no more. Safe to call twice."""
         if not self._closed:
             self._closed = True
+            if self._pause is not None:
+                self._pause.cancel()
             self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
+            self._closing.take([self._socket.detach()])  # with what nobody has read, and its descriptors
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -144,43 +168,68 @@ class NotifySocket:
         return path
 
     def _receive(self) -> None:
-        for message, sender in self._messages():
-            if sender is None or self._belongs(sender):
-                for notice in parse(message):
-                    self._deliver(notice)
-
-    def _messages(self) -> Iterator[tuple[bytes, int | None]]:
-        """(message, pid of its sender; None where the system does not tell)."""
-        room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
+        """One turn."""
+        known: dict[Peer, bool] = {}
         for _ in range(MESSAGES_PER_TURN):
-            if self._closed:
+            if self._closed or len(known) >= SENDERS_PER_TURN or not self._has_room():
                 return
             try:
-                message, ancillary, _, _ = self._socket.recvmsg(LONGEST_MESSAGE, room)
+                message, sender, descriptors = _read(self._socket)
             except BlockingIOError:
                 return
-            yield message, _sender(ancillary)
-            # After the message was dealt with: `systemd-notify` sends a descriptor and waits until it is closed, so
-            # that it still exists, and can be recognized, when its message is read.
-            _close_descriptors(ancillary)
+            believed = False
+            try:
+                believed = sender is None or self._is_known(sender, known)
+                for notice in parse(message) if believed else ():
+                    self._deliver(notice)
+            finally:
+                # After the message was dealt with: `systemd-notify` sends a descriptor and waits until it is closed,
+                # so that it still exists, and can be recognized, when its message is read.
+                (self._closing if believed else _strangers).take(descriptors)
+
+    def _is_known(self, sender: Peer, known: dict[Peer, bool]) -> bool:
+        if sender not in known:
+            known[sender] = self._belongs(sender.pid)
+        return known[sender]
+
+    # ---- descriptors that hang ---------------------------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        """Whether more may be read. If not, it goes on by itself when there is."""
+        crowded = _strangers.waiting >= MOST_REFUSED
+        full = max(_strangers.waiting, self._closing.waiting) >= MOST_WAITING
+        if crowded != self._refuses:
+            self._refuses = crowded
+            if sys.platform == "linux":
+                with contextlib.suppress(OSError):  # an older kernel
+                    self._socket.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0 if crowded else 1)
+        if full:
+            self._loop.remove_reader(self._socket.fileno())
+        if (crowded or full) and self._pause is None:
+            self._pause = self._loop.call_later(PAUSE, self._look_again)
+        return not full
+
+    def _look_again(self) -> None:
+        self._pause = None
+        for line in (_strangers, self._closing):
+            line.take()
+        if self._has_room():
+            self.hear()
 
 
-def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:
-    """0, which nobody is, when the credentials are missing where they should be there."""
-    if sys.platform != "linux":
-        return None
+def _read(line: socket.socket) -> tuple[bytes, Peer | None, array.array[int]]:
+    """(message, its sender, descriptors that came along). The sender is None where the system does not tell, and pid 0,
+    which nobody is, when it should. Raises BlockingIOError."""
+    room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * MOST_WITH_ONE)
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    message, ancillary, _, _ = line.recvmsg(LONGEST_MESSAGE, room, flags)
+    sender = Peer(0, -1) if sys.platform == "linux" else None
+    descriptors = array.array("i")
     for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and len(content) >= _CREDENTIALS.size:
-            pid: int = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
-            return pid
-    return 0
-
-
-def _close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            passed = array.array("i")
-            passed.frombytes(content[: len(content) - len(content) % passed.itemsize])
-            for descriptor in passed:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+        elif sys.platform == "linux" and kind == socket.SCM_CREDENTIALS and len(content) >= _CREDENTIALS.size:
+            sender = Peer(*_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[:2])
+    return message, sender, descriptors

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import MeshError
 from ..runtime.drain_sockets import NO_MORE, TCP_USER_TIMEOUT
+from .closing import Closing
 
 BACKLOG = 2048
 """What is queued while nobody accepts. A program's own listen(5) would set it for everybody; the kernel caps it at
@@ -40,6 +42,8 @@ _NO_NEWCOMERS = b"".join(
 )
 """A classic BPF program (linux/filter.h) for a listener."""
 
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+
 LINGER = 10.0
 """Seconds that callers may wait for an agent that has no instance, before they are refused as by a dead one."""
 
@@ -56,12 +60,13 @@ class Asked:
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """``inode`` identifies the socket in /proc, in whichever process it is open. ``port``: the one that it got, also
-    when our copy is closed; 0 for what has none."""
+    when our copy is closed; 0 for what has none. ``closing``: for when its close() may wait."""
 
     asked: Asked
     sock: socket.socket
     inode: int
     port: int
+    closing: Closing = field(default_factory=Closing)
 
     @property
     def listens(self) -> bool:
@@ -84,7 +89,7 @@ class Held:
         """In no process: whoever comes now is not answered, and comes again when nobody listens; whoever waits already
         can still be accepted. A queue that is closed cuts those off. It cannot be undone; where the system has nothing
         like it, all stays as it is."""
-        if sys.platform != "linux" or self.sock.family not in (socket.AF_INET, socket.AF_INET6):
+        if sys.platform != "linux" or self.sock.family not in _INTERNET:
             return
         code = ctypes.create_string_buffer(_NO_NEWCOMERS)
         with contextlib.suppress(OSError):
@@ -92,25 +97,40 @@ class Held:
             self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
             self.sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, NO_MORE)
 
+    def close(self) -> None:
+        """Our copy. Safe to call twice. The address of a TCP listener is free when this returns; what a program has
+        connected since it told of it, and a Unix socket with what was sent to it, are closed elsewhere."""
+        if self.sock.fileno() >= 0 and (self.sock.family not in _INTERNET or _is_connected(self.sock)):
+            self.closing.take([self.sock.detach()])
+        self.sock.close()
+
     def again(self) -> None:
         """Listen again: a generation may have lowered the queue for everybody, or shut the listener down."""
         with contextlib.suppress(OSError):
             self.sock.listen(BACKLOG)
 
 
-def held_from(fd: int, asked: Asked) -> Held:
-    """Takes over ``fd``. Raises OSError (and closes it) for what is no stream socket of that family."""
+def held_from(fd: int, asked: Asked, closing: Closing) -> Held:
+    """Takes over ``fd``. Raises OSError, and leaves it to the caller, for what is no stream socket of that family, or
+    is connected."""
+    sock = socket.socket(fileno=fd)
     try:
-        sock = socket.socket(fileno=fd)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        if sock.type != socket.SOCK_STREAM or sock.family != asked.family or _is_connected(sock):
+            raise OSError("not the socket that was told of")
+        sock.setblocking(False)
+        return Held(asked, sock, os.fstat(fd).st_ino, _port_of(sock), closing)
+    except BaseException:
+        sock.detach()
         raise
-    if sock.type != socket.SOCK_STREAM or sock.family != asked.family:
-        sock.close()
-        raise OSError("not the socket that was told of")
-    sock.setblocking(False)
-    return Held(asked, sock, os.fstat(sock.fileno()).st_ino, _port_of(sock))
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Then what it has sent may still be on its way."""
+    try:
+        sock.getpeername()
+    except OSError as error:
+        return error.errno != errno.ENOTCONN
+    return True
 
 
 def _port_of(sock: socket.socket) -> int:
@@ -161,7 +181,7 @@ class HeldSockets:
         """From now on exactly these."""
         for one in self._held:
             if one not in wanted:
-                one.sock.close()
+                one.close()
         self._held = [one for one in wanted if one.sock.fileno() >= 0]
         for one in self._held:
             one.again()

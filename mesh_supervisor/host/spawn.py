@@ -33,6 +33,7 @@ __all__ = [
     "SpawnError",
     "Swept",
     "become_subreaper",
+    "is_below",
     "spawn",
     "stop",
     "sweep",
@@ -48,6 +49,9 @@ _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", 
 
 LAST_WORDS = 0.2
 """Seconds for those at the end of a pipeline, once nobody writes to them any more."""
+
+DEEPEST = 64
+"""Processes between an agent's first and one that speaks for it."""
 
 _LOOK_AGAIN = 0.02
 """Seconds, where the end of a process that is no child of ours can only be looked for."""
@@ -326,6 +330,17 @@ async def sweep(mark: str, leader: Child | None = None) -> list[Swept]:
 def tree(pid: int) -> list[int]:
     """``pid`` and everything below it; empty when it is gone."""
     return [pid, *(process.pid for process in procfs.descendants(pid))] if procfs.look(pid) is not None else []
+
+
+def is_below(pid: int, top: int) -> bool:
+    """Whether ``pid`` is in the tree of ``top`` without being ``top``; upwards, however large that is: about 15 µs a
+    step, DEEPEST at most."""
+    for _ in range(DEEPEST):
+        process = procfs.look(pid)
+        if process is None or process.parent == top:
+            return process is not None
+        pid = process.parent
+    return False
 
 
 def usage(pids: Iterable[int]) -> tuple[float, int]:

@@ -18,7 +18,10 @@ LARGEST = 128 * 1024
 """Bytes of one packet. The kernel takes up to SO_SNDBUF (208 KiB by default) less its own overhead."""
 
 MOST_DESCRIPTORS = 64
-"""With one packet. The kernel allows 253."""
+"""With one packet of ours."""
+
+_MOST_TAKEN = 253
+"""What the kernel allows. Those for which there is no room it would close itself, in the thread that reads."""
 
 _SIZE = 4
 """Bytes of a descriptor beside a packet: an int of C."""
@@ -50,13 +53,21 @@ def receive(sock: _socket.socket, *, wait: bool = True) -> tuple[dict[str, Any],
     Raises OSError; Garbled, with the descriptors closed, for what is not a packet of ours.
     """
     taken = take(sock, wait=wait)
-    return None if taken is None else (unpack(*taken), taken[1])
+    if taken is None:
+        return None
+    packet, descriptors = taken
+    try:
+        return unpack(packet), descriptors
+    except Garbled:
+        for fd in descriptors:
+            os.close(fd)
+        raise
 
 
 def take(sock: _socket.socket, *, wait: bool = True) -> tuple[bytes, list[int]] | None:
     """As ``receive``, but nothing is looked into yet. Raises OSError."""
     flags = _socket.MSG_CMSG_CLOEXEC | (0 if wait else _socket.MSG_DONTWAIT)
-    packet, ancillary, _, _ = sock.recvmsg(LARGEST, _socket.CMSG_SPACE(MOST_DESCRIPTORS * _SIZE), flags)
+    packet, ancillary, _, _ = sock.recvmsg(LARGEST, _socket.CMSG_SPACE(_MOST_TAKEN * _SIZE), flags)
     descriptors: list[int] = []
     for level, kind, found in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
@@ -65,15 +76,13 @@ def take(sock: _socket.socket, *, wait: bool = True) -> tuple[bytes, list[int]] 
     return (packet, descriptors) if packet or descriptors else None
 
 
-def unpack(packet: bytes, descriptors: list[int]) -> dict[str, Any]:
-    """Raises Garbled, with the descriptors closed."""
+def unpack(packet: bytes) -> dict[str, Any]:
+    """Raises Garbled."""
     try:
         message = _read(packet.decode())
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("is"), str):
-        for fd in descriptors:
-            os.close(fd)
         raise Garbled(f"not a packet: {packet[:80]!r}")
     return message
 

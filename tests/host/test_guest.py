@@ -17,6 +17,8 @@ from mesh_supervisor.host.guest import MOST_PLACES, Guest, Told
 from mesh_supervisor.host.sockets import HeldSockets
 from mesh_supervisor.runtime import wire
 
+from .lingering import closers, is_closed, lingering, make_linger, pipe, until
+
 Say = Callable[..., None]
 
 
@@ -78,12 +80,7 @@ async def agent(sockets: HeldSockets | None = None) -> AsyncIterator[Agent]:
         one.close()
         if sockets is None:
             one.sockets.release()
-
-
-async def until(fact: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not fact():  # noqa: ASYNC110 - facts of another end, without an event
-            await asyncio.sleep(0.001)
+        await until(lambda: not closers())
 
 
 def port_of(sock: socket.socket) -> int:
@@ -239,7 +236,7 @@ def test_nonsense_changes_nothing_and_leaks_nothing(kind: str, fields: dict[str,
             with socket.socket() as sock:
                 one.say(kind, sock.fileno(), sock.fileno(), **fields)
             one.say("hello", python="3.11.7", pid=1)
-            await until(lambda: one.guest.present)
+            await until(lambda: one.guest.present and not closers())
             assert len(list(Path("/proc/self/fd").iterdir())) == before
             assert not one.guest.has(None)
 
@@ -253,11 +250,90 @@ def test_a_descriptor_that_is_no_socket_is_refused() -> None:
             one.say("bound", source, number=0, family=2, kind=1, address=["127.0.0.1", 0])
             os.close(source)
             one.say("hello")
-            await until(lambda: one.guest.present)
+            await until(lambda: one.guest.present and not closers())
             assert not one.guest.has(None)
             with pytest.raises(BrokenPipeError):
                 os.write(sink, b"x")  # nobody reads any more: our copy is closed
             os.close(sink)
+
+    asyncio.run(main())
+
+
+NONE_OF_ITS = [("hello", {}), ("bound", {"number": 0, "family": 2, "kind": 1, "address": ["127.0.0.1", 0]}), (None, {})]
+
+
+@pytest.mark.parametrize(("kind", "fields"), NONE_OF_ITS)
+def test_a_descriptor_that_hangs_holds_up_neither_the_loop_nor_another_agent(
+    kind: str | None, fields: dict[str, Any]
+) -> None:
+    """With a kind that has none, as a socket to be held, with what is garbled."""
+
+    async def main() -> None:
+        async with agent() as one, agent() as bystander:
+            with lingering() as hanging:
+                if kind is None:
+                    hanging.give(lambda fd: wire.send(one.end, b"garbled", (fd,)))
+                else:
+                    hanging.give(lambda fd: one.say(kind, fd, **fields))
+                one.say("drained")
+                await until(lambda: one.guest.changed.is_set() and closers())
+                with pipe() as (reader, writer):
+                    bystander.say("hello", writer)
+                    os.close(writer)
+                    await until(lambda: is_closed(reader))
+                assert closers(), "it hangs still"
+                assert not one.guest.has(None)
+
+    asyncio.run(main())
+
+
+def test_what_hangs_in_a_channel_that_nobody_has_read_holds_up_no_end() -> None:
+    async def main() -> None:
+        async with agent() as one:
+            with lingering() as hanging:
+                hanging.give(lambda fd: one.say("hello", fd))
+                one.guest.close()
+                assert closers(), "it is closed elsewhere"
+
+    asyncio.run(main())
+
+
+def test_a_socket_that_is_connected_after_it_was_told_of_hangs_nobody() -> None:
+    async def main() -> None:
+        async with agent() as one:
+            sock = socket.socket()
+            sock.bind(("127.0.0.1", 0))
+            one.say("bound", sock.fileno(), **NONE_OF_ITS[1][1])
+            await until(lambda: one.guest.has(None))
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                sock.setblocking(True)
+                sock.connect(listener.getsockname())
+                reader, _ = listener.accept()
+            with reader:
+                make_linger(sock)
+                sock.close()
+                one.say("closed", number=0)
+                await until(lambda: not one.guest.has(None))
+                assert closers(), "its last copy is closed elsewhere"
+
+    asyncio.run(main())
+
+
+def test_who_sends_only_what_hangs_is_heard_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh_supervisor.host.channel.MOST_WAITING", 3)
+
+    async def main() -> None:
+        async with agent() as one:
+            with lingering() as hanging, pipe() as (reader, writer):
+                hanging.give(lambda fd: one.say("hello", fd))
+                await until(closers)
+                one.say("hello", *[writer] * 3)
+                one.say("hello")
+                os.close(writer)
+                await until(lambda: not one.guest.open)
+                assert one.limits == [("runtime", "it sends descriptors that cannot be closed")]
+                hanging.let_go()
+                await until(lambda: is_closed(reader))
 
     asyncio.run(main())
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import select
 import socket
 import struct
 import sys
+from pathlib import Path
 
 import pytest
 
-from mesh_supervisor.host.sockets import HeldSockets, listening_on
+from mesh_supervisor.host.closing import Closing
+from mesh_supervisor.host.sockets import Asked, HeldSockets, held_from, listening_on
 from mesh_supervisor.runtime.drain_sockets import takes_the_last
 from tests.e2e.harness import wait_for
+
+from .lingering import closers, lingering
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="filters of sockets are Linux's")
 
@@ -63,3 +68,35 @@ def test_a_long_filter_of_the_programs_own_is_none_of_ours() -> None:
 def test_what_is_no_listener_has_no_last_one() -> None:
     with socket.socket() as other:
         assert not takes_the_last([other.fileno()])
+
+
+def test_one_that_is_connected_is_not_held_and_stays_its_owners() -> None:
+    with lingering() as one:
+        with pytest.raises(OSError):
+            held_from(one.fd, Asked(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)), Closing())
+        assert os.fstat(one.fd)
+
+
+def test_what_is_sent_through_a_unix_socket_that_nobody_accepts_hangs_not_who_lets_it_go(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen()
+    held = held_from(listener.detach(), Asked(socket.AF_UNIX, socket.SOCK_STREAM, ()), Closing())
+    with lingering() as one, socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "socket"))
+        one.give(lambda fd: socket.send_fds(caller, [b"x"], [fd]))
+        sockets = HeldSockets()
+        sockets.hold([held])
+        sockets.release()
+        assert held.sock.fileno() == -1
+        assert closers(), "it hangs elsewhere"
+
+
+def test_the_port_of_a_listener_is_free_at_once() -> None:
+    held = listening_on("planner", "127.0.0.1", 0)
+    place = held.sock.getsockname()
+    held.close()
+    held.close()
+    assert not closers()
+    with socket.socket() as other:
+        other.bind(place)

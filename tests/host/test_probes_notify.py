@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh_supervisor.host import notify, procfs
+from mesh_supervisor.host.instance import Instance, Watchers
 from mesh_supervisor.host.notify import (
     MESSAGES_PER_TURN,
     ExtendTimeout,
@@ -29,8 +32,11 @@ from mesh_supervisor.host.notify import (
     WatchdogTripped,
     parse,
 )
+from mesh_supervisor.host.spawn import Child, Program, is_below, spawn
+from mesh_supervisor.spec import AgentSpec, CommandLine, NotifyProbe, ReadyCheck
 
-PATIENCE = 30.0
+from .lingering import PATIENCE, closers, is_closed, lingering, pipe, until
+from .stage import PLAIN, Stage, python
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,7 @@ def heard(message: str, belongs: Callable[[int, int], bool]) -> list[Notice]:
 
         judged = asyncio.Event()
         listening = NotifySocket(judge, deliver)
+        listening.hear()
         environ = {**os.environ, "NOTIFY_SOCKET": listening.address}
         program = start(message, environ)
         try:
@@ -137,6 +144,7 @@ def test_many_messages_are_taken_in_turns() -> None:
             count += 1
 
         listening = NotifySocket(lambda pid: True, deliver)
+        listening.hear()
         sender = threading.Thread(target=tell_often, args=(listening.address, 500))
         sender.start()
         most = 0
@@ -166,6 +174,7 @@ def test_descriptors_that_come_along_are_closed_after_the_message() -> None:
 
         asyncio.get_running_loop().add_reader(reader, closed)
         listening = NotifySocket(lambda pid: True, lambda notice: order.append("delivered"))
+        listening.hear()
         tell(listening.address, b"READY=1", [writer])
         os.close(writer)
         await asyncio.wait_for(ended.wait(), PATIENCE)
@@ -177,11 +186,243 @@ def test_descriptors_that_come_along_are_closed_after_the_message() -> None:
     assert asyncio.run(run()) == ["delivered", "closed"]
 
 
+def test_what_is_said_before_anybody_can_tell_who_belongs_is_heard_then() -> None:
+    async def run() -> list[Notice]:
+        notices: list[Notice] = []
+        listening = NotifySocket(lambda pid: True, notices.append)
+        tell(listening.address, b"READY=1")
+        await asyncio.sleep(0)
+        assert notices == []
+        listening.hear()
+        await until(lambda: notices)
+        listening.close()
+        return notices
+
+    assert asyncio.run(run()) == [Ready()]
+
+
+def test_a_program_that_is_ready_before_its_start_is_over_is_heard(stage: Stage) -> None:
+    """As one from a template can be. And a stranger's message then has nobody to be compared with."""
+    spec = AgentSpec("agent", CommandLine(("sh",)), stage.directory, ready=ReadyCheck(NotifyProbe()), start_timeout=20)
+    watchers = Watchers(line=print, slow=print, status=print, swept=print)
+
+    async def start_late(program: Program, *, output: int, mark: str) -> Child:
+        child = spawn(program, output=output, mark=mark)
+        await until(lambda: _has_said_it(child.pid))
+        for _ in range(3):  # turns of the loop in which it could be read
+            await asyncio.sleep(0)
+        return child
+
+    async def run() -> None:
+        one = Instance(spec, stage.mark("agent"), 1, watchers, None)
+        await one.start(Program(python(SEND_AND_STAY), PLAIN, stage.directory), start_late)
+        await one.ready()
+        await one.stop(at_once=True, replaced=False)
+        await one.ended()
+
+    asyncio.run(run())
+
+
+SEND_AND_STAY = """
+import os, signal, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+address = os.environ["NOTIFY_SOCKET"]
+s.sendto(b"READY=1", "\\0" + address[1:] if address[0] == "@" else address)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.pause()
+"""
+
+
+def _has_said_it(pid: int) -> bool:
+    """It goes on to the handler of a signal."""
+    return procfs.catches(pid, signal.SIGUSR1)
+
+
+# ---- descriptors that hang -----------------------------------------------------------------------------------------
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="who is a stranger is known on Linux only")
+
+
+@linux
+@pytest.mark.parametrize("before", [0, 252])
+def test_a_strangers_descriptor_that_hangs_holds_up_neither_the_loop_nor_an_honest_agent(before: int) -> None:
+    """With 252 before it there is room for it only where there is for as many as the kernel allows."""
+
+    async def run() -> None:
+        notices: list[Notice] = []
+        attacked = NotifySocket(lambda pid: False, notices.append)
+        honest = NotifySocket(lambda pid: True, notices.append)
+        attacked.hear()
+        honest.hear()
+        with lingering() as one, pipe() as (reader, writer), pipe() as (filling, end):
+            one.give(lambda fd: tell(attacked.address, b"READY=1", [end] * before + [fd]))
+            os.close(end)
+            await until(lambda: is_closed(filling) and closers())
+            tell(honest.address, b"READY=1", [writer])
+            os.close(writer)
+            await until(lambda: is_closed(reader))
+            assert notices == [Ready()]
+            assert closers(), "the other one hangs still"
+        attacked.close()
+        honest.close()
+        await until(lambda: not closers())
+
+    asyncio.run(run())
+
+
+def test_what_nobody_has_read_hangs_no_close() -> None:
+    async def run() -> None:
+        listening = NotifySocket(lambda pid: True, lambda notice: None)
+        with lingering() as one:
+            one.give(lambda fd: tell(listening.address, b"READY=1", [fd]))
+            listening.close()
+            assert closers(), "it is closed elsewhere"
+        assert not closers()
+
+    asyncio.run(run())
+
+
+@linux
+def test_while_strangers_hang_agents_are_heard_and_no_more_descriptors_taken_where_that_can_be_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(notify, "MOST_REFUSED", 3)
+
+    async def run() -> None:
+        believed = False
+        notices: list[Notice] = []
+        listening = NotifySocket(lambda pid: believed, notices.append)
+        listening.hear()
+        with lingering() as one, pipe() as (reader, writer):
+            one.give(lambda fd: tell(listening.address, b"READY=1", [fd]))
+            await until(closers)
+            tell(listening.address, b"READY=1", [writer] * 3)
+            await until(lambda: _refuses(listening.address, writer))
+            believed = True
+            tell(listening.address, b"READY=1")
+            await until(lambda: notices)
+            one.let_go()
+            await until(lambda: not _refuses(listening.address, writer) or not _can_refuse())
+            os.close(writer)
+            await until(lambda: is_closed(reader))
+        listening.close()
+        await until(lambda: not closers())
+
+    asyncio.run(run())
+
+
+def _refuses(address: str, descriptor: int) -> bool:
+    try:
+        tell(address, b"", [descriptor])
+    except PermissionError:
+        return True
+    return not _can_refuse()
+
+
+def _can_refuse() -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        try:
+            one.setsockopt(socket.SOL_SOCKET, 83, 0)
+        except OSError:
+            return False
+    return True
+
+
+@linux
+def test_with_too_many_that_hang_it_reads_on_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "MOST_WAITING", 3)
+
+    async def run() -> None:
+        notices: list[Notice] = []
+        listening = NotifySocket(lambda pid: True, notices.append)
+        listening.hear()
+        with lingering() as one, pipe() as (reader, writer):
+            one.give(lambda fd: tell(listening.address, b"STATUS=1", [fd]))
+            await until(closers)
+            tell(listening.address, b"STATUS=2", [writer] * 3)
+            os.close(writer)
+            await until(lambda: len(notices) == 2)
+            tell(listening.address, b"READY=1")
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(notices) == 2, "it would not stop taking descriptors"
+            one.let_go()
+            await until(lambda: Ready() in notices)
+            assert is_closed(reader)
+        listening.close()
+        await until(lambda: not closers())
+
+    asyncio.run(run())
+
+
+@linux
+def test_who_sends_much_is_looked_at_once_in_a_turn_and_of_many_only_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking may read /proc, and anybody may send."""
+    monkeypatch.setattr(notify, "SENDERS_PER_TURN", 2)
+
+    async def run() -> None:
+        turns: list[list[int]] = [[]]
+
+        def look(pid: int) -> bool:
+            turns[-1].append(pid)
+            return False
+
+        listening = NotifySocket(look, lambda notice: None)
+        senders = []
+        for _ in range(3):
+            program = await asyncio.create_subprocess_exec(sys.executable, "-c", TWICE, listening.address, stdout=-1)
+            assert (await program.communicate())[0] == b"sent"
+            senders.append(program.pid)
+        listening.hear()
+        async with asyncio.timeout(PATIENCE):
+            while sum(map(len, turns)) < 3:
+                await asyncio.sleep(0)
+                turns.append([])
+        listening.close()
+        first, second, third = senders
+        assert [turn for turn in turns if turn] == [[first, second], [second, third]]
+
+    asyncio.run(run())
+
+
+TWICE = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+for _ in range(2):
+    s.sendto(b"READY=1", "\\0" + sys.argv[1][1:])
+print("sent", end="")
+"""
+
+
+CHAIN = """
+import os, subprocess, sys
+depth = int(sys.argv[2])
+if depth:
+    subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[1], str(depth - 1)], start_new_session=True)
+else:
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_who_is_below_is_told_from_below_whatever_its_session() -> None:
+    argv = [sys.executable, "-c", CHAIN, CHAIN, "2"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as top:
+        assert top.stdout is not None
+        lowest = int(top.stdout.readline())
+        assert is_below(lowest, top.pid) and is_below(lowest, os.getpid())
+        assert not is_below(top.pid, lowest) and not is_below(os.getpid(), top.pid)
+        assert not is_below(top.pid, top.pid)
+        top.communicate()
+        assert not is_below(lowest, top.pid), "gone"
+
+
 @pytest.mark.skipif(shutil.which("systemd-notify") is None, reason="needs systemd-notify")
 def test_the_real_systemd_notify() -> None:
     async def run() -> list[Notice]:
         notices: list[Notice] = []
         listening = NotifySocket(lambda pid: True, notices.append)
+        listening.hear()
         environ = {**os.environ, "NOTIFY_SOCKET": listening.address}
         program = await asyncio.create_subprocess_exec("systemd-notify", "--ready", "--status=fine", env=environ)
         assert await asyncio.wait_for(program.wait(), PATIENCE) == 0
