@@ -89,6 +89,8 @@ def git_locks(roots: Iterable[Path]) -> tuple[Path, ...]:
 def _git_dir(dot_git: Path) -> Path:
     """A worktree's .git is a file that names the real one: ``gitdir: PATH``."""
     try:
+        if not dot_git.is_file():  # a folder; and of a pipe the end never comes
+            return dot_git
         words = dot_git.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return dot_git

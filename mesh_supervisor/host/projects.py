@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mesh_supervisor.host.interpreter import Environment
+from mesh_supervisor.locate import believed, owner_of
 from mesh_supervisor.spec import AgentSpec, Script
 
 
@@ -67,6 +69,8 @@ def _read_toml(file: Path) -> Mapping[str, Any] | None:
         now = file.stat()
     except OSError:
         return None
+    if not stat.S_ISREG(now.st_mode):  # of a pipe the end never comes
+        return None
     return _parsed_toml(file, now.st_mtime_ns, now.st_size)
 
 
@@ -83,8 +87,9 @@ def _parsed_toml(file: Path, changed_at: int, size: int) -> Mapping[str, Any] | 
 
 def project_roots(root: Path, more: Iterable[Path] = ()) -> tuple[Path, ...]:
     """mesh.toml's folder, the git or uv workspace around it, and ``more`` (``watch.roots``). A home folder that is
-    itself under version control is no project."""
-    around = [folder for folder in (root, *root.parents) if _is_workspace(folder)]
+    itself under version control is no project, and a stranger's ``.git`` in /tmp does not make one of it."""
+    ours = believed(os.environ, root)
+    around = [folder for folder in (root, *root.parents) if _is_workspace(folder, ours)]
     return outermost([root, *_of_a_size(around), *more])
 
 
@@ -95,10 +100,11 @@ def _of_a_size(folders: Iterable[Path]) -> list[Path]:
     return [folder for folder in folders if folder not in too_much]
 
 
-def _is_workspace(folder: Path) -> bool:
-    if os.path.exists(folder / ".git"):  # noqa: PTH110 (Path.exists() raises where we may not look)
+def _is_workspace(folder: Path, ours: Collection[int]) -> bool:
+    if owner_of(folder / ".git") in ours and os.path.exists(folder / ".git"):  # noqa: PTH110 (Path.exists() may raise)
         return True
-    project = _read_toml(folder / "pyproject.toml")
+    file = folder / "pyproject.toml"
+    project = _read_toml(file) if owner_of(file) in ours else None
     return project is not None and bool(_table(project, "tool", "uv", "workspace"))
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from mesh_supervisor.host.filesystems import git_locks
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder, count, stale_bytecode
-from mesh_supervisor.host.projects import outermost, project_roots
+from mesh_supervisor.host.projects import Declared, declared_scripts, outermost, project_roots
 from mesh_supervisor.impact import Inputs, chain_text, reason_for
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
 from tests.host.editable import by_finder, by_path, by_uv, record, write
@@ -514,6 +515,25 @@ def test_roots_are_the_repository_or_workspace_around(tmp_path: Path, monkeypatc
     assert project_roots(mesh_folder) == (tmp_path,)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert project_roots(mesh_folder) == (tmp_path / "work",)  # a home under version control is no project
+
+
+def test_what_a_stranger_lays_above_makes_no_root(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    write(tmp_path, {"pyproject.toml": "[tool.uv.workspace]\nmembers = []\n", "mesh/x": ""})
+    (tmp_path / ".git").mkdir()
+    for name, left in ((".git", tmp_path), ("pyproject.toml", tmp_path / "mesh")):
+        os.chown(tmp_path / name, 54321, 54321)
+        assert project_roots(tmp_path / "mesh") == (left,)
+    os.chown(tmp_path / "mesh", 54321, 54321)
+    assert project_roots(tmp_path / "mesh") == (tmp_path,)
+
+
+def test_a_pipe_above_keeps_nobody_waiting(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", ".git"):
+        os.mkfifo(tmp_path / name)
+    assert declared_scripts(tmp_path / "deep") == Declared({}, ())
+    assert git_locks([tmp_path / "deep"]) == (tmp_path / ".git/index.lock",)
 
 
 def test_outermost() -> None:
