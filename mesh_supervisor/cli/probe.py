@@ -89,11 +89,15 @@ def _brief(question: Question, start: Path, environ: Mapping[str, str]) -> Brief
     """Raises ConfigError, NotRunning, WaitTimedOut, MeshError."""
     found = locate(start, file=question.file, directory=question.directory, environ=environ)
     place = answering(found, question.agents)
+    address = control_socket(place.state_dir)
     try:
-        with Glance(control_socket(place.state_dir), question.timeout) as glance:
-            return glance.brief()
+        with Glance(address, question.timeout) as glance:
+            if not glance.elsewhere():
+                return glance.brief()
     except NotRunning:
         raise NotRunning(f"nobody answers for {place.file}; `meshsup up` starts it") from None
+    # Containers may share a state_dir. A check is of its own one, whatever another's says.
+    raise NotRunning(f"nobody here answers for {place.file}; what listens at {address} runs in another container")
 
 
 def _json(question: Question, brief: Brief | None, verdict: Verdict) -> str:

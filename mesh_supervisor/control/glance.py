@@ -16,6 +16,9 @@ from mesh_supervisor.control.brief import Brief
 from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
 from mesh_supervisor.host.peer import Peer, peer_of, refuse_stranger
 
+MOST = 8 * 2**20
+"""Bytes of an answer. A thousand agents that all have much to say take 3 MiB."""
+
 REQUEST = b"GET /brief HTTP/1.0\r\nHost: mesh\r\n\r\n"
 
 
@@ -46,6 +49,11 @@ class Glance:
         """Who listens; None: the system does not tell."""
         return peer_of(self._line)
 
+    def elsewhere(self) -> bool:
+        """Whether it is a process that cannot be seen from here: of another container."""
+        peer = self.peer()
+        return peer is not None and not peer.pid
+
     def brief(self) -> Brief:
         try:
             self._line.sendall(REQUEST)
@@ -56,13 +64,15 @@ class Glance:
             raise MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup") from error
 
     def _received(self) -> bytes:
-        chunks: list[bytes] = []
-        while True:
+        """Raises MeshError for what has no end."""
+        received = bytearray()
+        while len(received) <= MOST:
             self._line.settimeout(self._left())
             chunk = self._line.recv(65536)
             if not chunk:
-                return b"".join(chunks)
-            chunks.append(chunk)
+                return bytes(received)
+            received += chunk
+        raise MeshError(f"{self.path}: answers with more than {MOST >> 20} MiB, which no supervisor of meshsup does")
 
     def _read(self, answer: bytes) -> Brief:
         """Raises ValueError."""

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mesh_supervisor.cli.probe import Question, understood
+from mesh_supervisor.cli.probe import Question, answer, understood
+from mesh_supervisor.control import glance
 from mesh_supervisor.control.brief import AgentBrief
+from mesh_supervisor.host.peer import Peer
 from mesh_supervisor.locate import Place, control_socket
 from tests.cli.conftest import MESHSUP, Command, Done, environment
 from tests.control.fake import PLANNER, FakeMesh, brief
@@ -140,6 +142,18 @@ def test_one_for_which_the_kernel_takes_no_more_connections(silent: socket.socke
 def test_one_that_has_died_left_a_socket_that_says_nothing(silent: socket.socket, ask: Ask) -> None:
     silent.close()
     assert said(ask("health"))[0] == 3
+
+
+def test_one_in_another_container_is_none(mesh: FakeMesh, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared state_dir: what answers there is not what the check is for, whatever it says."""
+    monkeypatch.setattr(glance, "peer_of", lambda line: Peer(0, os.geteuid()))
+    assert answer(Question(), root, {}) == (
+        f"not running: nobody here answers for {root}/mesh.toml; what listens at {root}/.mesh/control.sock runs in "
+        "another container",
+        3,
+    )
+    monkeypatch.setattr(glance, "peer_of", lambda line: None)  # nobody can tell
+    assert answer(Question(), root, {}) == ("ready: 1 of 1 agent is ready", 0)
 
 
 # ---- for machines ------------------------------------------------------------------------------------------------

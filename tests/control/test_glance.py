@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import tempfile
@@ -46,6 +47,18 @@ def test_a_brief_of_hundreds_comes_back_whole(place: Place) -> None:
         assert look(place) == fake.in_brief
 
 
+def test_a_brief_of_a_thousand_who_have_much_to_say_is_no_nonsense(place: Place) -> None:
+    with running(FakeMesh(place)) as fake:
+        fake.in_brief = brief(place, *(replace(PLANNER, name=f"a{n}", detail="\u4f60" * 500) for n in range(1000)))
+        assert look(place) == fake.in_brief
+
+
+def test_an_answer_that_does_not_end_is_not_kept(place: Place) -> None:
+    flood = itertools.chain([b"HTTP/1.0 200 OK\r\n\r\n"], itertools.repeat(b"x" * 2**16))
+    with answering(place, *itertools.islice(flood, 2**10)), pytest.raises(MeshError, match="more than 8 MiB"):
+        look(place, timeout=60)
+
+
 def test_who_listens_is_told_by_the_kernel(place: Place) -> None:
     with running(FakeMesh(place)), Glance(control_socket(place.state_dir), 10.0) as glance:
         peer = glance.peer()
@@ -77,8 +90,9 @@ def answering(place: Place, *chunks: bytes, hold: bool = False) -> Iterator[list
             line, _ = listener.accept()
             with line:
                 asked.append(line.recv(65536))
-                for chunk in chunks:
-                    line.sendall(chunk)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # they have heard enough
+                    for chunk in chunks:
+                        line.sendall(chunk)
                 if hold:
                     over.wait(30)
 
