@@ -2,7 +2,7 @@
 
 It replaces this one: terminal, process group, stdin, stdout and exit code are the program's, so that a debugger works
 and an MCP client can launch an agent over stdio. What a running mesh had of the agent is stopped before, and started
-again when this process ends, however it does (holding.py).
+again when this process ends, however it does (holding.py). So who says what to become is looked at: ``obeyed``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Start:
 
 def run(place: Place, agent: str, debug: Debug | None = None) -> NoReturn:
     """Become the agent, in the place of what the mesh has of it. Raises MeshError: nothing was stopped then."""
-    client = Client(of_agent(place, agent))
+    client = Client(of_agent(place, agent), obeyed=True)
     debugger = _debugger(client, agent, debug) if debug is not None else None
     how = "run" if debug is None else "run --debug"
     try:
@@ -61,7 +61,7 @@ def run(place: Place, agent: str, debug: Debug | None = None) -> NoReturn:
 
 def execute(place: Place, agent: str, command: Sequence[str]) -> NoReturn:
     """Become ``command`` with everything around it as the agent has it."""
-    program = _alone(place, agent, _registry_url(Client(of_agent(place, agent)))).program
+    program = _alone(place, agent, _registry_url(Client(of_agent(place, agent), obeyed=True))).program
     _become(Program(tuple(command), program.environ, program.directory))
 
 

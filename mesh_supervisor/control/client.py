@@ -12,14 +12,14 @@ import json
 import os
 import select
 import socket
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from mesh_supervisor.control.messages import Answer, Snapshot
-from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
-from mesh_supervisor.host.peer import Peer, peer_of, refuse_stranger
+from mesh_supervisor.errors import AlreadyRunning, MeshError, NotRunning, WaitTimedOut
+from mesh_supervisor.host.peer import Peer, is_of_another_namespace, peer_of, refuse_stranger
 from mesh_supervisor.locate import Place, control_socket
 
 LOOK = 10.0
@@ -27,10 +27,14 @@ LOOK = 10.0
 
 
 class Client:
-    """Talks to the supervisor of one mesh; every call is a connection of its own."""
+    """Talks to the supervisor of one mesh; every call is a connection of its own.
 
-    def __init__(self, place: Place) -> None:
+    ``obeyed``: what it says will be executed here, so only a supervisor of this very user and container is listened to.
+    """
+
+    def __init__(self, place: Place, *, obeyed: bool = False) -> None:
         self.place = place
+        self._refuse = self._refuse_to_obey if obeyed else refuse_stranger
 
     @property
     def path(self) -> Path:
@@ -69,7 +73,7 @@ class Client:
     @contextlib.contextmanager
     def supervisor(self) -> Generator[Process, None, None]:
         """The process that answers here, held so that its end can be waited for. Raises NotRunning."""
-        connection = _UnixConnection(self.path, LOOK)
+        connection = self._connection(LOOK)
         with self._explained(LOOK):
             connection.connect()
         try:
@@ -83,14 +87,35 @@ class Client:
 
     # ---- the wire ----
 
+    def _connection(self, timeout: float | None) -> _UnixConnection:
+        return _UnixConnection(self.path, timeout, self._refuse)
+
+    def _refuse_to_obey(self, line: socket.socket) -> None:
+        """Whoever can write in state_dir can listen there: another container that shares it, with our uid or asked by
+        root. Raises AlreadyRunning, MeshError. Where nobody can tell, the permissions of the file have to do."""
+        peer = peer_of(line)
+        if peer is None:
+            return
+        us = os.geteuid()
+        if peer.pid and peer.uid != us:
+            raise MeshError(
+                f"{self.path}: this mesh belongs to user {peer.uid}, and what it says would be run as "
+                f"{'root' if us == 0 else f'user {us}'}; become that user: `docker exec -u {peer.uid} …` or "
+                f"`sudo -u '#{peer.uid}' …`"
+            )
+        if not peer.pid or is_of_another_namespace(peer.pid):
+            from mesh_supervisor.host.holder import refusal_elsewhere  # `ps` has no use for it
+
+            raise AlreadyRunning(refusal_elsewhere(self.place.state_dir))
+
     def _ask(self, method: str, path: str, *, timeout: float | None, body: Mapping[str, Any] | None = None) -> Any:
-        with self._explained(timeout), contextlib.closing(_UnixConnection(self.path, timeout)) as connection:
+        with self._explained(timeout), contextlib.closing(self._connection(timeout)) as connection:
             connection.request(method, path, None if body is None else json.dumps(body).encode())
             return _answer(connection.getresponse())
 
     def _stream(self, path: str) -> Iterator[dict[str, Any]]:
         """Objects, one per line. Connects at once, so that what happens after the call is not missed."""
-        connection = _UnixConnection(self.path, LOOK)
+        connection = self._connection(LOOK)
         with contextlib.ExitStack() as unless_it_works:
             unless_it_works.callback(connection.close)
             with self._explained(LOOK):
@@ -122,6 +147,8 @@ class Client:
             raise NotRunning(f"{self.place.file}: this mesh is not running; start it with `meshsup up`") from error
         except TimeoutError as error:
             raise WaitTimedOut(f"no answer from the supervisor within {timeout:g} s; it goes on") from error
+        except BlockingIOError as error:  # at once: its queue is full, so nobody has accepted one for long
+            raise WaitTimedOut("the supervisor takes no more connections; it hangs, or is very busy") from error
         except PermissionError as error:
             raise MeshError(f"{self.path}: this mesh belongs to another user") from error
         except (OSError, http.client.HTTPException) as error:
@@ -167,15 +194,15 @@ def _pidfd(pid: int | None) -> int | None:
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP as usual, over a Unix socket."""
 
-    def __init__(self, path: Path, timeout: float | None) -> None:
+    def __init__(self, path: Path, timeout: float | None, refuse: Callable[[socket.socket], None]) -> None:
         super().__init__("localhost", timeout=timeout)
-        self.path = path
+        self.path, self.refuse = path, refuse
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self.path))
-        refuse_stranger(self.sock)
+        self.refuse(self.sock)
 
 
 def _answer(response: http.client.HTTPResponse) -> Any:

@@ -26,6 +26,14 @@ def peer_of(line: socket.socket) -> Peer | None:
     return Peer(pid, uid)
 
 
+def is_of_another_namespace(pid: int) -> bool:
+    """Whether a process that we see has other pids than ours: the machine sees those of its containers. One that is
+    gone counts as such: it may have left its socket to anybody. Without a /proc of ours nobody can tell: False."""
+    from mesh_supervisor.host import procfs  # `health` has no use for it
+
+    return procfs.ours and procfs.depth(pid) != procfs.depth(os.getpid())
+
+
 def refuse_stranger(line: socket.socket) -> None:
     """Raises PermissionError when another user listens there; what he says is not to be believed. Root may ask in
     everybody's container. Where nobody can tell, the permissions of the file have to do."""

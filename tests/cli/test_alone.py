@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
+import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from mesh_supervisor.cli import alone
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import Answer
 from mesh_supervisor.errors import MeshError, UnknownAgent
+from mesh_supervisor.host.peer import Peer
+from mesh_supervisor.locate import Place, control_socket
 from tests.cli.conftest import MESHSUP, Command, environment
 from tests.control.fake import FakeMesh
 
@@ -125,6 +134,77 @@ def test_run_of_what_cannot_be_taken_over(mesh: FakeMesh, meshsup: Command) -> N
     assert done.err == "meshsup: planner is held by `meshsup run` (pid 4242) already; end that first\n"
     mesh.answers["hold"] = UnknownAgent("planer", ["planner"])
     assert meshsup("run", "planer").code == 4
+
+
+@contextlib.contextmanager
+def forged(place: Place) -> Iterator[list[bytes]]:
+    """Somebody else at the control socket, who says what to run to whoever asks; what he was asked."""
+    place.state_dir.mkdir()
+    body = json.dumps(Answer(ok=True, body={**HOW_IT_STARTS, "argv": ["touch", str(place.root / "caught")]}).to_json())
+    said = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(control_socket(place.state_dir)))
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # it is over
+                while True:
+                    line, _ = listener.accept()
+                    with line, contextlib.suppress(OSError):
+                        if request := line.recv(65536):
+                            asked.append(request)
+                            line.sendall(said)
+                        while line.recv(65536):  # a body comes by itself; they hang up
+                            pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def ways_to_obey(place: Place) -> Iterator[Callable[[], object]]:
+    yield lambda: alone.run(place, "planner")
+    yield lambda: alone.run(place, "planner", alone.Debug())
+    yield lambda: alone.execute(place, "planner", ["true"])
+
+
+def test_a_forged_answer_is_executed_where_it_is_our_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the next one shows something."""
+    became: list[str] = []
+
+    def become(file: str, argv: list[str], environ: dict[str, str]) -> NoReturn:
+        became.append(file)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.setattr(os, "chdir", lambda folder: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    with forged(place), pytest.raises(SystemExit):
+        alone.run(place, "planner")
+    assert became == ["touch"]
+
+
+@pytest.mark.parametrize(
+    ("pid", "uid", "sentence"),
+    [(0, None, "in another container"), (4242, 54321, "become that user: `docker exec -u 54321")],
+)
+def test_nobody_else_says_what_is_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, pid: int, uid: int | None, sentence: str
+) -> None:
+    listener = Peer(pid, os.geteuid() if uid is None else uid)
+    monkeypatch.setattr("mesh_supervisor.control.client.peer_of", lambda line: listener)
+    monkeypatch.setattr(os, "execvpe", lambda *_: pytest.fail("it was executed"))
+    with forged(place) as asked:
+        for become in ways_to_obey(place):
+            with pytest.raises(MeshError, match=sentence) as refused:
+                become()
+            assert refused.value.exit_code == 1
+    assert asked == [], "and nothing was asked of him"
 
 
 def test_run_keeps_the_terminal(planner: Path) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import Answer, Outcome
 from mesh_supervisor.errors import AlreadyRunning, MeshError, NotRunning, UnknownAgent, WaitTimedOut
 from mesh_supervisor.events import Event
+from mesh_supervisor.host import peer
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.locate import Place, control_socket
 from tests.control.fake import AT, VIEW, FakeMesh, running, snapshot
@@ -263,6 +264,81 @@ def answering(place: Place, answer: bytes) -> Iterator[None]:
 def test_nonsense_answers_become_sentences(place: Place, answer: bytes, sentence: str) -> None:
     with answering(place, answer), pytest.raises(MeshError, match=sentence):
         Client(place).snapshot()
+
+
+@contextlib.contextmanager
+def busy(path: Path) -> Iterator[None]:
+    """Somebody who hangs, with as many in front of him as the kernel lets wait: one."""
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting.connect(str(path))
+        yield
+
+
+def test_one_whose_queue_is_full_is_neither_away_nor_dead(place: Place) -> None:
+    with busy(control_socket(place.state_dir)):
+        for ask in (Client(place).running, Client(place).snapshot, Client(place).events):
+            with pytest.raises(WaitTimedOut, match="takes no more connections; it hangs, or is very busy"):
+                ask()
+        with pytest.raises(AlreadyRunning):
+            server.refuse_if_taken(control_socket(place.state_dir))
+
+
+# ---- whom to obey ------------------------------------------------------------------------------------------------
+
+
+def asks_of_the_obeyed(client: Client) -> Iterator[Callable[[], object]]:
+    yield lambda: client.command("hold", agents=["planner"])
+    yield lambda: client.command("hold", agents=["planner"], dry_run=True)
+    yield client.snapshot
+
+
+def test_the_own_supervisor_is_obeyed(fake: FakeMesh, place: Place) -> None:
+    for ask in asks_of_the_obeyed(Client(place, obeyed=True)):
+        ask()
+    assert [verb for verb, _ in fake.asked] == ["hold", "hold"]
+
+
+@pytest.mark.parametrize(("us", "who"), [(0, "root"), (54321, "user 54321")])
+def test_what_another_user_says_is_not_executed(
+    fake: FakeMesh, place: Place, monkeypatch: pytest.MonkeyPatch, us: int, who: str
+) -> None:
+    monkeypatch.setattr("mesh_supervisor.control.client.peer_of", lambda line: peer.Peer(4242, 10001))
+    monkeypatch.setattr(os, "geteuid", lambda: us)
+    for ask in asks_of_the_obeyed(Client(place, obeyed=True)):
+        with pytest.raises(MeshError) as refused:
+            ask()
+        assert refused.value.exit_code == 1
+        assert str(refused.value) == (
+            f"{control_socket(place.state_dir)}: this mesh belongs to user 10001, and what it says would be run as "
+            f"{who}; become that user: `docker exec -u 10001 …` or `sudo -u '#10001' …`"
+        )
+    assert fake.asked == []
+    monkeypatch.undo()
+    assert Client(place).running(), "and a server that ends while it accepts those above would leave them open"
+
+
+@pytest.mark.parametrize(("pid", "nested"), [(0, False), (4242, True)])
+def test_what_is_said_in_another_container_is_not_executed(
+    fake: FakeMesh, place: Place, monkeypatch: pytest.MonkeyPatch, pid: int, nested: bool
+) -> None:
+    """Seen from a container the other one has no pid; seen from the machine it has two."""
+    monkeypatch.setattr("mesh_supervisor.control.client.peer_of", lambda line: peer.Peer(pid, os.geteuid()))
+    monkeypatch.setattr("mesh_supervisor.control.client.is_of_another_namespace", lambda pid: nested)
+    for ask in asks_of_the_obeyed(Client(place, obeyed=True)):
+        with pytest.raises(AlreadyRunning, match="in another container or on another machine already runs this mesh"):
+            ask()
+    assert fake.asked == []
+    assert Client(place).running(), "looking is another thing"
+
+
+def test_where_nobody_tells_who_listens_the_permissions_decide(
+    fake: FakeMesh, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh_supervisor.control.client.peer_of", lambda line: None)
+    assert Client(place, obeyed=True).command("hold").ok
 
 
 # ---- streams -----------------------------------------------------------------------------------------------------

@@ -277,6 +277,46 @@ def test_a_second_container_on_one_state_dir_is_refused_and_harms_nobody(mesh: M
         assert first.wait() == 0
 
 
+def test_another_containers_mesh_says_neither_what_is_run_here_nor_that_all_is_well(mesh: Mesh) -> None:
+    mesh.serving("agent")
+    with boxed(mesh) as first:
+        before = mesh.agent("agent").pid
+        for words in (("run", "--dev", "agent"), ("run", "--debug", "agent"), ("exec", "agent", "--", "touch", "ran")):
+            with boxed(mesh, *words, ready=False) as second:
+                assert second.wait() == 1
+                assert "in another container or on another machine (host name " in second.errors()
+            outside = mesh.run(*words)  # the machine sees the listener, in a namespace that is not its own
+            assert outside.code == 1
+            assert "in another container or on another machine (host name " in outside.err
+        assert not (mesh.root / "ran").exists()
+        assert first.run(mesh, "exec", "agent", "--", "echo", "here").out == "here\n"
+
+        with boxed(mesh, "health", ready=False) as check:
+            assert check.wait() == 3
+            assert check.output().startswith("not running: nobody here answers for ")
+        assert first.run(mesh, "health").out == mesh.ok("health") == "ready: 1 of 1 agent is ready\n"
+        assert mesh.agent("agent").pid == before
+
+
+@pytest.mark.parametrize("proc", ["own", "other"])
+def test_root_runs_nothing_that_another_users_mesh_says(mesh: Mesh, proc: str) -> None:
+    """`docker exec -u 0`: whoever is the container's user would be root by that."""
+    mesh.state_dir = mesh.root / "state"
+    mesh.write("agent.py", server("agent one"))
+    mesh.config(mesh.table("agent"), mesh='state_dir = "state"')
+    with boxed(mesh, around=Surroundings(user=12345, writable=(mesh.state_dir,), proc=proc)) as box:
+        own = box.run(mesh, "exec", "agent", "--", "id", "-u")
+        assert (own.code, own.out) == (0, "12345\n")
+        as_root = ["nsenter", "--target", str(box.first), "--pid", "--mount", "--wd"]
+        for words in (["run", "--dev", "agent"], ["exec", "agent", "--", "id"]):
+            command = [*as_root, str(MESHSUP), *words]
+            done = subprocess.run(command, env=mesh.environ, capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "belongs to user 12345, and what it says would be run as root; become that user: " in done.stderr
+            assert "`docker exec -u 12345 …` or `sudo -u '#12345' …`" in done.stderr
+        assert mesh.answer("agent") == "agent one"
+
+
 def test_a_second_container_with_a_state_home_of_its_own_runs_beside_it(mesh: Mesh) -> None:
     mesh.serving("agent")
     with boxed(mesh), fresh_mesh() as other:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 
 import pytest
 
-from mesh_supervisor.host.peer import peer_of, refuse_stranger
+from mesh_supervisor.host import procfs
+from mesh_supervisor.host.peer import is_of_another_namespace, peer_of, refuse_stranger
 
 SOMEBODY = 54321
 
@@ -44,3 +48,35 @@ def test_what_a_stranger_says_is_not_believed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY + 1)
     with Line(socket.AF_UNIX) as line, pytest.raises(PermissionError):
         refuse_stranger(line)
+
+
+# ---- containers, as the machine sees them ----------------------------------------------------------------------------
+
+WAITS = "print('here', flush=True); input()"
+
+
+def test_who_has_the_same_pids_and_who_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    assert not is_of_another_namespace(os.getpid())
+    assert not is_of_another_namespace(os.getppid())
+    assert is_of_another_namespace(ended.pid), "its socket may be anybody's by now"
+
+
+def test_a_container_has_pids_of_its_own() -> None:
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode != 0:
+        pytest.skip("namespaces of pids are not allowed here")
+    command = [*unshare, sys.executable, "-c", WAITS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as outside:
+        assert outside.stdout is not None and outside.stdin is not None
+        assert outside.stdout.readline() == "here\n"
+        inside = (procfs.children(outside.pid) or [0])[0]
+        assert not is_of_another_namespace(outside.pid)
+        assert is_of_another_namespace(inside)
+        outside.stdin.write("\n")
+
+
+def test_without_a_proc_of_ours_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "ours", False)
+    assert not is_of_another_namespace(2**22 + 1)
