@@ -145,7 +145,7 @@ async def machine_of(mesh: MeshSpec) -> of_systemd.Machine:
         written=opened,
         closed=closed,
         path=tuple(dict.fromkeys(_folders_of_programs(found))),
-        virtual_env=_from_shell(found),
+        virtual_env=_from_shell(found, mesh.root),
         state_home=os.environ.get(STATE_HOME, ""),
         short_socket=socket_inside(mesh.state_dir) is None,
         variables={name: needed for name, needed in written.variables().items() if name not in in_env_file},
@@ -225,11 +225,11 @@ def _folders_of_programs(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Iter
                 yield program.parent
 
 
-def _from_shell(found: Iterable[tuple[AgentSpec, Interpreter]]) -> Path | None:
+def _from_shell(found: Iterable[tuple[AgentSpec, Interpreter]], root: Path) -> Path | None:
     """$VIRTUAL_ENV, where an agent would have another interpreter without it."""
     shell = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     for spec, interpreter in found:
-        if find_interpreter(spec, {**shell, **spec.environment}).python != interpreter.python:
+        if find_interpreter(spec, {**shell, **spec.environment}, root).python != interpreter.python:
             return interpreter.virtual_env
     return None
 
