@@ -48,7 +48,7 @@ BODY_LIMIT = 1024 * 1024
 
 GRACE = 0.5
 """Seconds, when the mesh is down, for streams to be read to their end. Who has stopped reading (Ctrl-S) must not hold
-up a container: stop_timeout takes 8 of the 10 s of `docker stop`, and a console that is stuck takes 1 more."""
+up a container: stop_timeout takes 8 of the 10 s of `docker stop`, and a console that is stuck takes half of one."""
 
 LISTS = ("agents", "paths", "profiles")
 """Arguments that are lists of strings, whatever the verb."""

@@ -41,6 +41,7 @@ class Console:
         # A copy: were the descriptor closed while the thread hangs in it, its number could come to mean another file.
         self._descriptor = os.dup(descriptor)
         self.gone = False
+        self._written = 0  # bytes, to tell a slow reader from none
         terminal = os.isatty(descriptor)
         colour = wants_colour(terminal, os.environ) if colour is None else colour
         columns = (lambda: _columns(self._descriptor)) if terminal else None
@@ -54,9 +55,13 @@ class Console:
             self._backlog.put(line)
 
     def close(self, timeout: float = 1.0) -> None:
-        """Print what is left. A terminal that takes nothing is given up after ``timeout`` seconds."""
+        """Print what is left, for at most ``timeout`` seconds. A terminal that takes nothing is given up after half of
+        them: an engine that stops us does not wait for its own log either."""
         self._backlog.close()
-        self._thread.join(timeout)
+        before = self._written
+        self._thread.join(timeout / 2)
+        if self._written != before:
+            self._thread.join(timeout / 2)
 
     def _run(self) -> None:
         try:
@@ -84,7 +89,9 @@ class Console:
 
     def _write_some(self, content: bytes) -> int:
         try:
-            return os.write(self._descriptor, content)
+            written = os.write(self._descriptor, content)
+            self._written += written
+            return written
         except BlockingIOError:  # somebody who shares the terminal made it non-blocking
             select.select([], [self._descriptor], [])
             return 0

@@ -7,9 +7,11 @@ import json
 import os
 import pty
 import re
+import select
 import struct
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -228,6 +230,34 @@ def test_closing_gives_up_on_a_terminal_that_takes_nothing() -> None:
         for _n in range(20_000):
             console.write(line("x" * 100))
         console.close(0.05)
+
+
+def test_one_that_takes_nothing_at_all_gets_half_the_time_of_a_slow_one() -> None:
+    with pipe() as (reader, writer):
+        console = Console(writer)
+        for n in range(2000):
+            console.write(line(f"{n:0100}"))
+        while select.select([], [writer], [], 0.0)[1]:  # until the pipe is full
+            time.sleep(0.01)
+        began = time.monotonic()
+        console.close(4.0)
+        assert time.monotonic() - began < 3.5
+        assert os.read(reader, 10).startswith(b"planner")
+
+
+def test_a_slow_one_is_not_taken_for_one_that_takes_nothing() -> None:
+    with pipe() as (reader, writer):
+        console = Console(writer)
+        for n in range(2000):
+            console.write(line(f"{n:0100}"))
+        closing = threading.Thread(target=console.close, args=(PATIENCE * 2,))
+        closing.start()
+        os.close(writer)
+        received = b""
+        while chunk := os.read(reader, 4096):
+            received += chunk
+        closing.join(PATIENCE)
+        assert received.count(b"\n") == 2000
 
 
 def test_a_reader_that_has_gone_ends_it_quietly() -> None:
