@@ -331,8 +331,7 @@ class WarmProcess:
     # ---- what it says ------------------------------------------------------------------------------------------------
 
     def _heard(self, packet: Packet, descriptors: list[int]) -> None:
-        for fd in descriptors:
-            os.close(fd)
+        self._channel.closing.take(descriptors)
         match packet["is"]:
             case "warmed" if self.state == "warming":
                 self.state = "warm"

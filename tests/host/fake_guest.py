@@ -1,13 +1,15 @@
 """A small stand-in for runtime/warm.py: ``python fake_guest.py FD warm LABEL``. Its modules are instructions:
 "hang", "die", "refuse", "flood", "garble", and at a fork: "die at fork", "never fork", "half a fork", "no tag",
-"no session", "unforked". The program of an instance is Python code, its ``name``."""
+"no session", "unforked", "linger PORT". The program of an instance is Python code, its ``name``."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +48,8 @@ def warm(link: socket.socket, told: list[str]) -> None:
         signal.pause()
     if "die" in told:
         os.kill(os.getpid(), signal.SIGABRT)
+    for port in (name.partition("linger ")[2] for name in told if name.startswith("linger ")):
+        linger(link, int(port))
     if "refuse" in told:
         tell(link, "refused", why="it has 3 threads", spare=True, leave_out=[n for n in told if n.startswith("bad")])
     else:
@@ -54,6 +58,18 @@ def warm(link: socket.socket, told: list[str]) -> None:
         tell(link, "noise")
     for _ in range(10 * ("garble" in told)):
         link.send(b"{")
+
+
+def linger(link: socket.socket, port: int) -> None:
+    """A descriptor whose close() waits until somebody reads; the port is called again when it is the last copy."""
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(65536))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+        wire.send(link, wire.pack("noise", {}), (sock.fileno(),))
+    socket.create_connection(("127.0.0.1", port)).close()
 
 
 def judge(link: socket.socket, modules: list[str]) -> None:

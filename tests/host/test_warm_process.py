@@ -25,6 +25,7 @@ from mesh_supervisor.host.warm_process import NotWarm, Order, WarmProcess
 from mesh_supervisor.lifecycle import Exit
 from mesh_supervisor.warmth import Verdict
 
+from .lingering import closers
 from .stage import PLAIN, Stage, alive, until
 
 FAKE = Path(__file__).with_name("fake_guest.py")
@@ -296,6 +297,22 @@ def test_a_template_that_dies_or_talks_nonsense(stage: Stage, what: str, why: st
             assert why in await refused(here.process.fork(here.order()))
             await here.process.close()
             assert here.nothing_is_left()
+
+    asyncio.run(scenario())
+
+
+def test_a_descriptor_that_hangs_does_not_hold_up_the_loop(stage: Stage) -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with bench(stage, f"linger {listener.getsockname()[1]}") as here:
+                listener.settimeout(30)
+                reader, _ = listener.accept()
+                with reader:
+                    listener.accept()[0].close()  # meanwhile the loop reads nothing: the copy on its way is the last
+                    assert await here.process.settled(30)
+                    assert here.process.state == "warm"
+                    assert closers(), "and it was never read"
+        await until(lambda: not closers())
 
     asyncio.run(scenario())
 
