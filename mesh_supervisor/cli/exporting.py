@@ -248,7 +248,7 @@ def _written_into(
     claimed = {path if path.parent == mesh.root and path.name != "*" else path.parent for path in seen}
     places = {path for path in map(_real, claimed) if _is_below(path, roots) and os.access(path, os.F_OK)}
     places -= {path for path in places if path.is_relative_to(_real(mesh.state_dir))}
-    kept, whole = _kept(mesh, inputs), _kept_whole(found, inputs)
+    kept, whole = _kept(mesh, inputs), _kept_whole(mesh, found, inputs)
     closed = {path for path in places if path in kept or any(folder in whole for folder in (path, *path.parents))}
     opened = {path for path in places - closed if not any(_is_of_tools(path, root) for root in roots)}
     outermost = sorted(path for path in opened if not opened.intersection(path.parents))
@@ -279,9 +279,13 @@ def _kept(mesh: MeshSpec, inputs: Mapping[str, Inputs]) -> set[Path]:
     return real | {folder for path in real | said for folder in path.parents}
 
 
-def _kept_whole(found: Iterable[tuple[AgentSpec, Interpreter]], inputs: Mapping[str, Inputs]) -> set[Path]:
-    """Folders with nothing but code in them: environments and plug-ins."""
+def _kept_whole(
+    mesh: MeshSpec, found: Iterable[tuple[AgentSpec, Interpreter]], inputs: Mapping[str, Inputs]
+) -> set[Path]:
+    """Folders with nothing but code in them, as far as we know: environments, plug-ins, and where a program starts of
+    which nothing else is known."""
     folders = {folder for own in inputs.values() for folder in own.folders}
+    folders |= {mesh.agents[name].directory for name, own in inputs.items() if not own.known}
     folders |= {interpreter.virtual_env for _, interpreter in found if interpreter.virtual_env is not None}
     return {_real(folder) for folder in folders}
 

@@ -465,6 +465,15 @@ def test_beside_a_program_that_is_watched_by_folder_only_what_is_no_input_is_ope
     assert opened(mesh.run("export", "systemd").out) == {f"{mesh.root}/.mesh", f"{mesh.root}/data"}
 
 
+def test_where_a_program_starts_of_which_nothing_is_known_nothing_is_opened(mesh: Mesh) -> None:
+    uv = '[agents.planner]\ncommand = ["uv", "run", "serve"]\ndirectory = "libs"\n'
+    mesh.write("mesh.toml", uv)
+    for name in ("libs/x/y.py", "data/x.json"):
+        mesh.write(name, "")
+    with_writes(mesh, "libs/x/y.py", "libs/z", "data/x.json")
+    assert opened(mesh.run("export", "systemd").out) == {f"{mesh.root}/.mesh", f"{mesh.root}/data"}
+
+
 def test_where_the_links_of_an_interpreter_lead_is_needed_too(
     mesh: Mesh, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
