@@ -13,7 +13,7 @@ import click
 from click.exceptions import Exit
 
 from mesh_supervisor.cli.parameters import argument, option
-from mesh_supervisor.cli.terminal import complain, show, show_json, talk
+from mesh_supervisor.cli.terminal import complain, show, show_json, still, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.messages import AgentView, Answer
 from mesh_supervisor.control.near import answering
@@ -82,13 +82,14 @@ def chosen(views: Sequence[AgentView], wanted: Sequence[str]) -> list[AgentView]
 
 
 def tell(answer: Answer, as_json: bool = False) -> None:
-    """Print what a command came to, and leave with its exit code unless it is 0."""
+    """Print what a command came to, and leave with its exit code unless it is 0. Nothing in it moves the cursor: it may
+    quote an agent, and for root it may come from anybody's supervisor."""
     if as_json:
         show_json(json_of(answer))
     else:
-        show(*answer.lines)
+        show(*map(still, answer.lines))
         for outcome in answer.outcomes:
-            (show if outcome.ok else talk)(f"{outcome.agent}: {outcome.text}")
+            (show if outcome.ok else talk)(still(f"{outcome.agent}: {outcome.text}"))
     if answer.error:
         complain(answer.error)
     if not answer.ok:

@@ -52,7 +52,10 @@ def talk(*lines: str) -> None:
 
 
 def complain(text: str) -> None:
-    """An error, to stderr: its first line behind our name. Nothing in it moves the cursor: it may quote a file, or what
-    somebody else answered."""
-    first, *more = map(one_line, text.split("\n"))
-    talk(f"{painted('meshsup', RED, sys.stderr)}: {first}", *more)
+    """An error, to stderr, behind our name."""
+    talk(f"{painted('meshsup', RED, sys.stderr)}: {still(text)}")
+
+
+def still(text: str) -> str:
+    """Nothing in it moves the cursor, and lines stay lines: it may quote a file, or what somebody else answered."""
+    return "\n".join(map(one_line, text.split("\n")))

@@ -311,9 +311,7 @@ class Defaults(Table):
         shown="the nearest .venv upward from `directory`, else `$VIRTUAL_ENV`, else meshsup's own",
     )
     directory: Text = key("path", "Its working directory.", ".")
-    host: Host | None = key(
-        "host", "Told to the program like the port.", shown="`127.0.0.1`; `0.0.0.0` in a container"
-    )
+    host: Host | None = key("host", "Told to the program like the port.", shown="`127.0.0.1`; `0.0.0.0` in a container")
     env: Environment = key("table of strings", "Its environment: wins over `env_file`, and over `[mesh] env`.", {})
     env_file: Text | None = key("path", "A .env file for it. Must exist.")
     # pydantic's own class has a `register`.

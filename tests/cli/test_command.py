@@ -152,6 +152,9 @@ def test_outcomes_are_told_and_decide_the_exit_code(mesh: FakeMesh, meshsup: Com
 def test_no_error_moves_the_cursor_and_its_lines_stay_lines(mesh: FakeMesh, meshsup: Command) -> None:
     mesh.answers["restart"] = Answer(ok=False, error="a.py: \x1b[2J\u202e\rgone\nb.py: \x9b5A")
     assert meshsup("restart").err == "meshsup: a.py: \\x1b[2J\\u202e\\rgone\nb.py: \\x9b5A\n"
+    outcome = Outcome("planner", True, "restarted\x1b[2J\nand is well")
+    mesh.answers["restart"] = Answer(ok=True, lines=("a line\x1b[1A",), outcomes=(outcome,))
+    assert meshsup("restart").out == "a line\\x1b[1A\nplanner: restarted\\x1b[2J\nand is well\n"
 
 
 def test_an_unknown_agent_is_4(mesh: FakeMesh, meshsup: Command) -> None:
