@@ -267,7 +267,7 @@ def _registry(mesh: MeshSpec, seen: Surroundings) -> list[Service]:
     if mesh.registry.kind == "external":
         return []
     port = registry_port(mesh, seen.written)
-    ask = ("meshsup", "registry", "list", "--url", Reference(f"http://127.0.0.1:{port}"))
+    ask = ("meshsup", "registry", "health", "--url", Reference(f"http://127.0.0.1:{port}"))
     rows = (
         Entry(MERGE, Alias("agent")),
         *_registry_program(mesh, seen),
