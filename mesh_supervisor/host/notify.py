@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import resource
 import secrets
 import shutil
 import socket
@@ -197,7 +198,7 @@ class NotifySocket:
     def _has_room(self) -> bool:
         """Whether more may be read. If not, it goes on by itself when there is."""
         crowded = _strangers.waiting >= MOST_REFUSED
-        full = max(_strangers.waiting, self._closing.waiting) >= MOST_WAITING
+        full = _strangers.waiting >= _most_of_strangers() or self._closing.waiting >= MOST_WAITING
         if crowded != self._refuses:
             self._refuses = crowded
             if sys.platform == "linux":
@@ -215,6 +216,12 @@ class NotifySocket:
             line.take()
         if self._has_room():
             self.hear()
+
+
+def _most_of_strangers() -> int:
+    """What is in the queues when the kernel takes no more, ten messages or so of each socket, may still come."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(MOST_WAITING, files // 4)
 
 
 def _read(line: socket.socket) -> tuple[bytes, Peer | None, array.array[int]]:
