@@ -254,7 +254,7 @@ def _search_upward(folder: Path, environ: Mapping[str, str]) -> Path:
         if candidate != folder and owner not in believed(environ, folder):
             raise ConfigError(
                 f"{file}: belongs to {user_named(owner)} and was only found on the way up, so it is not taken; "
-                f"`-f {file}` takes it all the same"
+                f"`-f {file}` takes it all the same, and so does MESHSUP_FILE"
             )
         return _canonical(file)
     raise ConfigError(

@@ -60,7 +60,8 @@ def _judged(who: str, status: int, body: bytes) -> tuple[str, int]:
         return f"unhealthy: {who} answers GET /health with {status}{f': {why}' if why else ''}"[:500], UNHEALTHY
     if not isinstance(said, dict):
         return f"no registry: {who} answers GET /health without a JSON object", UNHEALTHY
-    word = said.get("status", "healthy")
+    if (word := said.get("status")) is None:
+        return f"no registry: {who} answers GET /health without a status", UNHEALTHY
     line = f"{'healthy' if word == 'healthy' else f'unhealthy ({word})'}: {who}{_details(said)}"
     return line[:500], 0 if word == "healthy" else UNHEALTHY
 

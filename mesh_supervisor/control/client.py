@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 from mesh_supervisor.control.messages import Answer, Snapshot
 from mesh_supervisor.errors import AlreadyRunning, MeshError, NotRunning, WaitTimedOut
-from mesh_supervisor.host.peer import Peer, is_of_another_namespace, peer_of, refuse_stranger
+from mesh_supervisor.host.peer import Peer, has_ended, is_of_another_namespace, peer_of, refuse_stranger
 from mesh_supervisor.locate import Place, control_socket
 
 LOOK = 10.0
@@ -103,10 +103,12 @@ class Client:
                 f"{'root' if us == 0 else f'user {us}'}; become that user: `docker exec -u {peer.uid} …` or "
                 f"`sudo -u '#{peer.uid}' …`"
             )
-        if not peer.pid or is_of_another_namespace(peer.pid):
-            from mesh_supervisor.host.holder import refusal_elsewhere  # `ps` has no use for it
-
-            raise AlreadyRunning(refusal_elsewhere(self.place.state_dir))
+        # In this order: if it still lives afterwards, what was looked at was it.
+        if not peer.pid or is_of_another_namespace(peer.pid) or has_ended(line):
+            raise AlreadyRunning(
+                f"{self.path}: what answers for this mesh runs in another container; ask there, or give each its own "
+                "state_dir: MESHSUP_STATE_HOME"
+            )
 
     def _ask(self, method: str, path: str, *, timeout: float | None, body: Mapping[str, Any] | None = None) -> Any:
         with self._explained(timeout), contextlib.closing(self._connection(timeout)) as connection:
@@ -128,6 +130,8 @@ class Client:
         response = connection.getresponse()
         if response.status != 200:
             _answer(response)
+        if connection.sock is None:  # it says that it closes at once, which no supervisor does
+            raise ValueError
         connection.sock.settimeout(None)
         return response
 

@@ -60,7 +60,7 @@ class Glance:
             return self._read(self._received())
         except OSError as error:
             raise self._explained(error) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup") from error
 
     def _received(self) -> bytes:

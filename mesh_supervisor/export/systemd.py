@@ -282,7 +282,8 @@ def _warnings(mesh: MeshSpec, machine: Machine, name: str) -> Iterator[str]:
     if machine.closed:
         yield (
             f"agents were seen to write into {_some(machine.closed)}: read-only for the unit, since code or "
-            "configuration lies there; have them write elsewhere"
+            "configuration lies there, or a program starts there of which nothing is known; have them write elsewhere, "
+            "or add ReadWritePaths="
         )
     if unsaid := [path for path in machine.written if not _can_say(path)]:
         yield (

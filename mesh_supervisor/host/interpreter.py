@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -99,15 +100,16 @@ def find_interpreter(spec: AgentSpec, environ: Mapping[str, str], root: Path | N
     for folder in (spec.directory, *spec.directory.parents):
         if _is_environment(folder / ".venv"):
             stranger = _stranger(folder / ".venv", believed(environ, spec.directory, root or spec.directory))
-            if stranger is None:
+            if stranger is None or _is_of_the_mesh(folder / ".venv", root or spec.directory):
                 return _of_environment(folder / ".venv", f"nearest .venv ({folder / '.venv'}){passed_over}")
-            passed_over += f"; not {folder / '.venv'}, which belongs to {user_named(stranger)}"
+            passed_over += f"; not {folder / '.venv'}, which belongs to {user_named(stranger)} (`python` takes it)"
     active = environ.get("VIRTUAL_ENV")
     if active and _is_environment(Path(active)):
         return _of_environment(Path(active), f"$VIRTUAL_ENV ({active}){passed_over}")
     own = Path(sys.executable)
     # VIRTUAL_ENV is left alone: uv warns about one that is not its project's.
-    why = f"no .venv found, so the one that runs meshsup{passed_over}"
+    none = "no .venv of yours" if passed_over else "no .venv found"
+    why = f"{none}, so the one that runs meshsup{passed_over}"
     return Interpreter(own, own.parent, None, why, passed_over=bool(passed_over))
 
 
@@ -120,6 +122,16 @@ def _interpreter(python: Path, why: str) -> Interpreter:
 
 def _is_environment(folder: Path) -> bool:
     return os.access(folder / "bin" / "python", os.X_OK)
+
+
+def _is_of_the_mesh(environment: Path, root: Path) -> bool:
+    """In mesh.toml's folder only those lay one who may change the mesh as well, or root has mounted it there; unless
+    that folder is open to everybody, like /tmp."""
+    place = environment.parent
+    try:
+        return place.is_relative_to(root) and not place.stat().st_mode & stat.S_IWOTH
+    except OSError:
+        return False
 
 
 def _stranger(environment: Path, ours: Collection[int]) -> int | None:

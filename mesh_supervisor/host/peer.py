@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
+from contextlib import suppress
 from typing import NamedTuple
+
+SO_PASSRIGHTS = 83
+_SO_PEERPIDFD = 77
+"""asm-generic/socket.h; of Linux 6.16 and 6.5."""
 
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred`` (unix(7)): pid, uid, gid."""
@@ -32,6 +38,29 @@ def is_of_another_namespace(pid: int) -> bool:
     from mesh_supervisor.host import procfs  # `health` has no use for it
 
     return procfs.ours and procfs.depth(pid) != procfs.depth(os.getpid())
+
+
+def has_ended(line: socket.socket) -> bool:
+    """Whether whoever called listen() there has ended, so that its pid may be another's by now. False where the system
+    does not tell (before Linux 6.5)."""
+    try:
+        pidfd = line.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(pidfd)
+
+
+def refuse_descriptors(line: socket.socket) -> None:
+    """Whoever sends one gets EPERM from now on (Linux 6.16). Without room for it the kernel would close it in the
+    thread that reads, which may take as long as its maker wants."""
+    with suppress(OSError):
+        if line.family == socket.AF_UNIX:
+            line.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
 
 def refuse_stranger(line: socket.socket) -> None:

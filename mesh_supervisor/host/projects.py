@@ -15,6 +15,9 @@ from mesh_supervisor.host.interpreter import Environment
 from mesh_supervisor.locate import believed, owner_of
 from mesh_supervisor.spec import AgentSpec, Script
 
+LARGEST = 2**20
+"""Bytes of a pyproject.toml. Larger ones are not read: nobody writes them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -29,7 +32,7 @@ def declared_scripts(directory: Path) -> Declared:
     ``uv run`` has made an environment."""
     for folder in (directory, *directory.parents):
         project = _read_toml(folder / "pyproject.toml")
-        if project is not None:
+        if project is not None and _is_believed(folder / "pyproject.toml", directory):
             places = [folder, *_members(folder, project)]
             scripts: dict[str, str] = {}
             for place in reversed(places):
@@ -40,17 +43,26 @@ def declared_scripts(directory: Path) -> Declared:
     return Declared({}, ())
 
 
+def _is_believed(file: Path, directory: Path) -> bool:
+    """Not what a stranger has laid into a folder above."""
+    return file.parent == directory or owner_of(file) in believed(os.environ, directory)
+
+
 def _members(folder: Path, project: Mapping[str, Any]) -> list[Path]:
     members = _table(project, "tool", "uv", "workspace").get("members", [])
     if not isinstance(members, list):
         return []
-    return [place for pattern in members for place in _matching(folder, str(pattern)) if place.is_dir()]
+    # A workspace's members lie in it; `..` could lead through all of a machine.
+    patterns = [str(pattern) for pattern in members if ".." not in str(pattern).split("/")]
+    return [place for pattern in patterns for place in _matching(folder, pattern) if place.is_dir()]
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
     try:
         return sorted(folder.glob(pattern))
     except (ValueError, NotImplementedError):  # "" and "/x" are no patterns; uv says so
+        return []
+    except (OSError, RecursionError):  # what it leads through cannot be read
         return []
 
 
@@ -69,7 +81,7 @@ def _read_toml(file: Path) -> Mapping[str, Any] | None:
         now = file.stat()
     except OSError:
         return None
-    if not stat.S_ISREG(now.st_mode):  # of a pipe the end never comes
+    if not stat.S_ISREG(now.st_mode) or now.st_size > LARGEST:  # of a pipe the end never comes
         return None
     return _parsed_toml(file, now.st_mtime_ns, now.st_size)
 

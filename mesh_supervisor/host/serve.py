@@ -21,7 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .peer import peer_of
+from .peer import peer_of, refuse_descriptors
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: far from every common heartbeat interval, as nginx has it."""
@@ -113,6 +113,7 @@ def _patient(admit: Admit | None) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            refuse_descriptors(transport.get_extra_info("socket"))
             self.app_state = {**self.app_state, "peer": _pid_of_peer(transport.get_extra_info("socket"))}
             if admit is not None and not admit(transport.get_extra_info("socket")):
                 transport.abort()

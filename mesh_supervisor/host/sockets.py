@@ -111,11 +111,12 @@ class Held:
 
 
 def held_from(fd: int, asked: Asked, closing: Closing) -> Held:
-    """Takes over ``fd``. Raises OSError, and leaves it to the caller, for what is no stream socket of that family, or
-    is connected."""
+    """Takes over ``fd``. Raises OSError, and leaves it to the caller, for what is no TCP socket of that family, or is
+    connected. (Of a Unix socket whose listen() we call, the kernel would say that we are the one who listens there.)"""
     sock = socket.socket(fileno=fd)
     try:
-        if sock.type != socket.SOCK_STREAM or sock.family != asked.family or _is_connected(sock):
+        tcp = sock.type == socket.SOCK_STREAM and sock.family in _INTERNET
+        if not tcp or sock.family != asked.family or _is_connected(sock):
             raise OSError("not the socket that was told of")
         sock.setblocking(False)
         return Held(asked, sock, os.fstat(fd).st_ino, _port_of(sock), closing)

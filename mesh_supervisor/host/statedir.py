@@ -155,24 +155,46 @@ def _refuse_foreign(path: Path, ours: frozenset[int]) -> None:
         )
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in ours:
         raise _foreign(path, link.st_uid)
-    # Sticky, as /tmp is: nobody can remove or replace what is ours.
-    is_open = bool(found.st_mode & OTHERS_WRITE) and not found.st_mode & stat.S_ISVTX
+    is_open = _is_open_to_others(found)
+    if is_open and _has_only_ours(path, found, ours):
+        # Kubernetes makes what it mounts writable for a group at every start (fsGroup), and umask 002 what we have not.
+        path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
+        is_open = False
     # What is mounted there was put there by root, whosever it is: a container's volume.
     if (found.st_uid not in ours or is_open) and not os.path.ismount(path) and not _is_as_we_would_make_it(path, found):
         if found.st_uid not in ours:
             raise _foreign(path, found.st_uid)
         raise ConfigError(
             f"mesh.state_dir: others may write to {path} (mode {stat.S_IMODE(found.st_mode):04o}); "
-            f"`chmod go-w {path}`, or name another folder"
+            f"`chmod go-w {path}`, or name another folder (mesh.state_dir, {STATE_HOME})"
         )
-    _refuse_foreign_inside(path, ours | {found.st_uid})
+    _refuse_foreign_inside(path, ours, found.st_uid)
 
 
-def _refuse_foreign_inside(path: Path, ours: frozenset[int]) -> None:
+def _is_open_to_others(found: os.stat_result) -> bool:
+    if found.st_mode & stat.S_ISVTX:  # as /tmp is: nobody can remove or replace what is ours
+        return False
+    if os.geteuid() != 0 == found.st_uid == found.st_gid and not found.st_mode & stat.S_IWOTH:
+        return False  # root's own group: in OpenShift the only one that every user is in
+    return bool(found.st_mode & OTHERS_WRITE)
+
+
+def _has_only_ours(path: Path, found: os.stat_result, ours: frozenset[int]) -> bool:
+    """Open to a group, which has left nothing in it. Raises OSError."""
+    if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+        return False
+    with os.scandir(path) as entries:
+        return all(entry.stat(follow_symlinks=False).st_uid in ours for entry in entries)
+
+
+def _refuse_foreign_inside(path: Path, ours: frozenset[int], owner: int) -> None:
+    """``owner`` of ``path`` may have folders in it, but no links: they would lead us to what is not his."""
     for folder in (path / name for name in FOLDERS):
         with contextlib.suppress(OSError):  # not there; what is in its way is said by whoever needs it
-            for one in (found := folder.lstat(), folder.stat()):
-                if one.st_uid not in ours and not os.path.ismount(folder):
+            found = folder.lstat()
+            believed_here = ours if stat.S_ISLNK(found.st_mode) else ours | {owner}
+            for one in (found, folder.stat()):
+                if one.st_uid not in believed_here and not os.path.ismount(folder):
                     raise _foreign(folder, one.st_uid)
             if stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS_WRITE and found.st_uid == os.geteuid():
                 folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)  # made by us, under a umask of 002
@@ -180,12 +202,9 @@ def _refuse_foreign_inside(path: Path, ours: frozenset[int]) -> None:
 
 def _is_as_we_would_make_it(path: Path, found: os.stat_result) -> bool:
     """Whether what we make there has the same owner and is as open: on file systems that do not keep that (FAT, folders
-    of virtual machines, a network's where root is nobody) it says nothing."""
-    probe = path / f".owner.{os.getpid()}.new"
-    try:
-        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False
+    of virtual machines, a network's where root is nobody) it says nothing. Raises OSError."""
+    probe = path / f".owner.{secrets.token_hex(8)}.new"  # not the pid: in containers that is always 1
+    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         made = os.fstat(descriptor)  # of what was opened: the name may lead elsewhere by now
     finally:

@@ -15,7 +15,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -212,7 +212,7 @@ class Registry:
     async def get_agents(self, request: Request) -> Response:
         wanted = {key: request.query_params.get(key) for key in ("capability", "id", "name", "owner", "status")}
         seats = [seat for seat in self.book.seats.values() if _fits(seat, wanted)]
-        return _json_texts(self._listing(seats))
+        return _json_texts(self._listing(seats), request.is_disconnected)
 
     def _listing(self, seats: list[Seat]) -> Iterator[str]:
         """Row by row: ten thousand agents take half a second to describe, and heartbeats must not wait for that.
@@ -448,15 +448,24 @@ def _json_text(text: str, status: int = 200) -> Response:
     return Response(text, status, media_type="application/json")
 
 
-def _json_texts(texts: Iterator[str]) -> Response:
-    """JSON that comes in parts: at once when it is short, else in pieces between which others are served."""
+async def _never() -> bool:
+    return False
+
+
+def _json_texts(texts: Iterator[str], gone: Callable[[], Awaitable[bool]] = _never) -> Response:
+    """JSON that comes in parts: at once when it is short, else in pieces between which others are served, until
+    ``gone`` says that nobody reads them any more."""
     start = _joined(texts, AT_A_MOMENT)
     more = _joined(texts, PIECE)
-    return StreamingResponse(_pieces(start, more, texts), media_type="application/json") if more else _json_text(start)
+    if not more:
+        return _json_text(start)
+    return StreamingResponse(_pieces(start, more, texts, gone), media_type="application/json")
 
 
-async def _pieces(piece: str, more: str, texts: Iterator[str]) -> AsyncIterator[str]:
-    while piece:
+async def _pieces(
+    piece: str, more: str, texts: Iterator[str], gone: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[str]:
+    while piece and not await gone():
         yield piece
         await asyncio.sleep(0)
         piece, more = more, _joined(texts, PIECE)

@@ -185,8 +185,9 @@ def test_a_venv_of_a_stranger_is_said_for_any_program(mesh: Mesh) -> None:
         async with mesh.up(mesh.spec(spec)):
             assert f"(nearest .venv ({mesh.root}/.venv))" in mesh.said()
         os.chown(mesh.root / ".venv", 54321, 54321)
+        mesh.root.chmod(0o1777)
         async with mesh.up(mesh.spec(spec)):
-            assert f"; not {mesh.root}/.venv, which belongs to uid 54321)" in mesh.said()
+            assert f"; not {mesh.root}/.venv, which belongs to uid 54321 (`python` takes it))" in mesh.said()
         async with mesh.up(mesh.spec(agent("a"))):
             assert "python: " not in mesh.said()
 

@@ -89,6 +89,7 @@ def test_a_registry_of_another_make_is_well_too(ask: Ask) -> None:
         (of("404 Not Found", "x"), "unhealthy: {} answers GET /health with 404"),
         (of("200 OK", {"status": "degraded"}), "unhealthy (degraded): {}"),
         (of("200 OK", ["x"]), "no registry: {} answers GET /health without a JSON object"),
+        (of("200 OK", {"ok": True}), "no registry: {} answers GET /health without a status"),
         (of("200 OK", "x" * 70_000), "no answer: {} does not answer: what is there sends more than an answer to GET"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "no answer: {} does not answer: what is there does not speak HTTP"),
         (b"", "no answer: {} does not answer: it hung up"),

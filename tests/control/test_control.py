@@ -320,15 +320,17 @@ def test_what_another_user_says_is_not_executed(
     assert Client(place).running(), "and a server that ends while it accepts those above would leave them open"
 
 
-@pytest.mark.parametrize(("pid", "nested"), [(0, False), (4242, True)])
+@pytest.mark.parametrize(("pid", "nested", "over"), [(0, False, False), (4242, True, False), (4242, False, True)])
 def test_what_is_said_in_another_container_is_not_executed(
-    fake: FakeMesh, place: Place, monkeypatch: pytest.MonkeyPatch, pid: int, nested: bool
+    fake: FakeMesh, place: Place, monkeypatch: pytest.MonkeyPatch, pid: int, nested: bool, over: bool
 ) -> None:
-    """Seen from a container the other one has no pid; seen from the machine it has two."""
+    """Seen from a container the other one has no pid; seen from the machine it has two, or it had one that is by now
+    somebody else's."""
+    monkeypatch.setattr("mesh_supervisor.control.client.has_ended", lambda line: over)
     monkeypatch.setattr("mesh_supervisor.control.client.peer_of", lambda line: peer.Peer(pid, os.geteuid()))
     monkeypatch.setattr("mesh_supervisor.control.client.is_of_another_namespace", lambda pid: nested)
     for ask in asks_of_the_obeyed(Client(place, obeyed=True)):
-        with pytest.raises(AlreadyRunning, match="in another container or on another machine already runs this mesh"):
+        with pytest.raises(AlreadyRunning, match="what answers for this mesh runs in another container; ask there"):
             ask()
     assert fake.asked == []
     assert Client(place).running(), "looking is another thing"

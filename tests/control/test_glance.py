@@ -121,6 +121,7 @@ def test_the_time_is_for_all_of_it(place: Place) -> None:
         (b'HTTP/1.0 200 OK\r\n\r\n{"name": "demo"}', "no supervisor of this version"),
         (b'HTTP/1.0 200 OK\r\n\r\n{"agents": [{"nonsense": 1}]}', "no supervisor of this version"),
         (b"HTTP/1.0 200 OK\r\n\r\n\xff\xfe", "no supervisor of this version"),
+        (b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 200_000, "no supervisor of this version"),
         (b"220 smtp.example.org ESMTP\r\n", "no supervisor of this version"),
         (b"", "hung up before it had answered"),
     ],

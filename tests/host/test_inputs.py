@@ -17,7 +17,7 @@ import pytest
 from mesh_supervisor.host.filesystems import git_locks
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder, count, stale_bytecode
-from mesh_supervisor.host.projects import Declared, declared_scripts, outermost, project_roots
+from mesh_supervisor.host.projects import LARGEST, Declared, declared_scripts, outermost, project_roots
 from mesh_supervisor.impact import Inputs, chain_text, reason_for
 from mesh_supervisor.spec import AgentSpec, CommandLine, Module, Script
 from tests.host.editable import by_finder, by_path, by_uv, record, write
@@ -243,6 +243,32 @@ def test_the_members_of_a_uv_workspace(mesh: Mesh) -> None:
     )
     expected = {"packages/one/src/one/__init__.py", "packages/two/src/two.py"}
     assert mesh.files(["uv", "run", "one"]) == expected
+
+
+@pytest.mark.parametrize("pattern", ["../../../proc/**", "locked/*", "", "/"])
+def test_what_no_workspace_has_as_a_member_hurts_nobody(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    def glob(folder: Path, text: str) -> list[Path]:
+        raise PermissionError(13, "Permission denied", "locked")
+
+    monkeypatch.setattr(Path, "glob", glob)
+    project = f'[project]\nname = "x"\nscripts = {{ x = "x:main" }}\n[tool.uv.workspace]\nmembers = ["{pattern}"]\n'
+    write(mesh.root, {"pyproject.toml": project, "x.py": ""})
+    assert mesh.files(["uv", "run", "x"]) == {"x.py"}
+
+
+def test_a_strangers_project_above_declares_nothing_here(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    write(tmp_path, {"pyproject.toml": '[project.scripts]\nx = "x:main"\n', "work/x.py": ""})
+    assert declared_scripts(tmp_path / "work").scripts == {"x": "x:main"}
+    os.chown(tmp_path / "pyproject.toml", 54321, 54321)
+    assert declared_scripts(tmp_path / "work").scripts == {}
+    assert declared_scripts(tmp_path).scripts == {"x": "x:main"}
+    with (tmp_path / "pyproject.toml").open("a") as file:
+        file.truncate(2 * LARGEST)
+    assert declared_scripts(tmp_path).scripts == {}
 
 
 def test_uvicorn_and_what_it_loads(mesh: Mesh) -> None:

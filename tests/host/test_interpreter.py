@@ -98,14 +98,17 @@ def test_a_strangers_venv_is_passed_over_and_that_is_said(tmp_path: Path, of_str
     own_environment(above)
     project.mkdir()
     given(above / of_stranger, STRANGER)
-    not_taken = f"; not {above}/.venv, which belongs to uid {STRANGER}"
+    not_taken = f"; not {above}/.venv, which belongs to uid {STRANGER} (`python` takes it)"
     found = find_interpreter(agent(project), {})
     assert (found.python, found.virtual_env) == (PYTHON, None)
-    assert found.why == f"no .venv found, so the one that runs meshsup{not_taken}"
+    assert found.why == f"no .venv of yours, so the one that runs meshsup{not_taken}"
     active = own_environment(tmp_path / "active")
     found = find_interpreter(agent(project), {"VIRTUAL_ENV": str(active)})
     assert (found.virtual_env, found.why) == (active, f"$VIRTUAL_ENV ({active}){not_taken}")
-    assert find_interpreter(agent(above), {}).virtual_env is None  # in its own folder too: that may be /tmp
+    # In its own folder it is that of who may change the agent too (a container, a team), unless that is like /tmp.
+    assert find_interpreter(agent(above), {}).virtual_env == above / ".venv"
+    above.chmod(0o1777)
+    assert find_interpreter(agent(above), {}).virtual_env is None
 
 
 def test_the_venv_of_who_owns_the_agent_or_the_mesh_or_called_sudo_counts(tmp_path: Path) -> None:
@@ -134,7 +137,10 @@ def test_a_venv_above_that_of_a_stranger_is_still_found(tmp_path: Path) -> None:
     (between / "project").mkdir()
     found = find_interpreter(agent(between / "project"), {})
     assert found.virtual_env == environment
-    assert found.why == f"nearest .venv ({environment}); not {between}/.venv, which belongs to uid {STRANGER}"
+    assert (
+        found.why
+        == f"nearest .venv ({environment}); not {between}/.venv, which belongs to uid {STRANGER} (`python` takes it)"
+    )
 
 
 def test_what_mesh_toml_says_wins_and_brings_its_environment(tmp_path: Path, environment: Path) -> None:

@@ -8,11 +8,19 @@ import socket
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mesh_supervisor.host import procfs
-from mesh_supervisor.host.peer import is_of_another_namespace, peer_of, refuse_stranger
+from mesh_supervisor.host.peer import (
+    SO_PASSRIGHTS,
+    has_ended,
+    is_of_another_namespace,
+    peer_of,
+    refuse_descriptors,
+    refuse_stranger,
+)
 
 SOMEBODY = 54321
 
@@ -80,3 +88,52 @@ def test_a_container_has_pids_of_its_own() -> None:
 def test_without_a_proc_of_ours_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(procfs, "ours", False)
     assert not is_of_another_namespace(2**22 + 1)
+
+
+LISTENS_AND_LEAVES = """
+import os, socket, sys
+line = socket.socket(socket.AF_UNIX)
+line.bind(sys.argv[1])
+line.listen()
+if os.fork():
+    os._exit(0)
+print("left", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_has_left_his_socket_to_another_has_ended(tmp_path: Path) -> None:
+    """His pid may be anybody's by now, and the kernel still tells it."""
+    path = str(tmp_path / "socket")
+    words = [sys.executable, "-c", LISTENS_AND_LEAVES, path]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == b"left\n"
+        process.wait()
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(path)
+            try:
+                os.close(line.getsockopt(socket.SOL_SOCKET, 77))
+            except OSError:
+                pytest.skip("SO_PEERPIDFD is of Linux 6.5")
+            assert has_ended(line)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            assert not has_ended(other)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            assert not has_ended(ours)
+        process.stdin.close()
+
+
+def test_no_descriptor_is_taken_any_more() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket() as tcp:
+        refuse_descriptors(tcp)
+        refuse_descriptors(ours)
+        try:
+            refused = not ours.getsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS)
+        except OSError:
+            pytest.skip("SO_PASSRIGHTS is of Linux 6.16")
+        assert refused
+        with pytest.raises(PermissionError):
+            socket.send_fds(theirs, [b"x"], [0])

@@ -183,14 +183,49 @@ def test_it_may_belong_to_whoever_owns_the_mesh_or_called_sudo(tmp_path: Path, m
 
 @pytest.mark.parametrize("mode", [0o775, 0o2770, 0o777])
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    """Where somebody has been: everybody might have, and of a group somebody has left something."""
     state = tmp_path / "state"
     state.mkdir()
+    left = state / "left"
+    left.touch()
+    given(left, STRANGER)
     state.chmod(mode)
     with pytest.raises(
         ConfigError, match=rf"others may write to {state} \(mode {mode:04o}\); `chmod go-w {state}`, or"
     ):
         StateDir.open(state)
-    assert [*state.iterdir()] == []
+    assert [*state.iterdir()] == [left]
+    if mode & 0o002:
+        left.unlink()
+        with pytest.raises(ConfigError, match="others may write to"):
+            StateDir.open(state)
+
+
+def test_what_was_opened_to_a_group_between_two_starts_is_closed_again(tmp_path: Path) -> None:
+    """Kubernetes does that to a volume at every mount (fsGroup), and umask 002 to a folder that was made by hand."""
+    state = tmp_path / "home/demo"
+    owner = StateDir.open(state).owner
+    (state / "logs").mkdir(exist_ok=True)
+    for path in (tmp_path / "home", *tmp_path.glob("home/**/*")):
+        path.chmod(0o2770 if path.is_dir() else 0o660)
+    assert StateDir.open(state).owner == owner
+    assert not any(folder.stat().st_mode & 0o022 for folder in (state, state / "logs"))
+
+
+def test_in_a_folder_of_root_that_its_group_may_write_to_others_are_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenShift: any uid, and group 0."""
+    state = given(tmp_path, 0) / "state"
+    state.mkdir()
+    state.chmod(0o775)
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+    StateDir.open(state)
+    assert state.stat().st_mode & 0o020
+    given(state, NEIGHBOUR)
+    os.chown(state, 0, NEIGHBOUR)
+    with pytest.raises(ConfigError, match="others may write to"):
+        StateDir.open(state)
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o2700, 0o1777])
