@@ -61,7 +61,7 @@ def look(place: Place) -> Seen:
         agents=_views_seen(snapshot),
         inotify=surroundings.inotify_seen(watching.get("directories", 0)),
         polls=str(watching.get("why", "")) if "polling" in watching.get("how", "") else "",
-        state_dir=surroundings.state_dir_seen(place.state_dir),
+        state_dir=surroundings.state_dir_seen(place.state_dir, place.root),
         open_files=surroundings.open_files(),
         container=surroundings.in_container(),
         wsl=surroundings.in_wsl(),

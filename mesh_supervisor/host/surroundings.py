@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..diagnosis import SYNC, Inotify, InterpreterSeen, PortSeen, StateDirSeen
-from ..locate import control_socket
+from ..locate import believed, control_socket
 from ..spec import AgentSpec, CommandLine
 from . import procfs
 from .filesystems import mounts
@@ -164,16 +164,20 @@ def lossy_roots(roots: Iterable[Path]) -> tuple[tuple[Path, str], ...]:
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
 
-def state_dir_seen(path: Path) -> StateDirSeen:
+def state_dir_seen(path: Path, root: Path) -> StateDirSeen:
+    """As a start would see it (statedir.py): what is mounted was put there by root, and what is sticky is like /tmp.
+    ``root``: mesh.toml's folder."""
     place = next(folder for folder in (path, *path.parents) if folder.exists())
     found = place.stat()
     socket = control_socket(path)
+    mounted = os.path.ismount(place)
+    let_be = mounted or found.st_mode & stat.S_ISVTX
     return StateDirSeen(
         path,
         there=place == path,
-        mode=stat.S_IMODE(found.st_mode),
+        mode=0o700 if let_be else stat.S_IMODE(found.st_mode),
         writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
-        ours=found.st_uid == os.getuid(),
+        ours=mounted or found.st_uid in believed(os.environ, root),
         free=shutil.disk_usage(place).free,
         socket=socket if socket.parent != path else None,
     )

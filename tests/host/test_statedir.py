@@ -12,6 +12,7 @@ import pytest
 from mesh_supervisor.errors import AlreadyRunning, ConfigError
 from mesh_supervisor.host.keptfile import LARGEST, read_kept, write_kept, write_once
 from mesh_supervisor.host.statedir import OWNER_LENGTH, StateDir
+from mesh_supervisor.host.surroundings import state_dir_seen
 
 Damage = Callable[[Path], object]
 DAMAGES: dict[str, Damage] = {
@@ -337,3 +338,27 @@ def test_a_lock_that_went_with_its_folder_is_none(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("mesh_supervisor.host.statedir.fcntl.flock", too_late)
     with pytest.raises(AlreadyRunning, match="try again"):
         state.lock()
+
+
+@pytest.mark.parametrize("how", ["mounted", "sticky", "its mesh's owner's"])
+def test_what_a_start_lets_be_the_doctor_does_not_call_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """An `emptyDir` is root's and 0777; root in a user's checkout."""
+    root, state = tmp_path / "mesh", tmp_path / "state"
+    for folder in (root, state):
+        folder.mkdir()
+    if how == "mounted":
+        state.chmod(0o777)
+        given(state, STRANGER)
+        monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(state))
+    elif how == "sticky":
+        state.chmod(0o1777)
+    else:
+        state.chmod(0o700)
+        given(root, STRANGER)
+        given(state, STRANGER)
+    StateDir.open(state, root)
+    seen = state_dir_seen(state, root)
+    assert seen.ours
+    assert not seen.mode & 0o077
