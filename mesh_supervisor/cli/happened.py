@@ -11,7 +11,7 @@ from typing import Any
 from mesh_supervisor.cli.logs import prefix_colour
 from mesh_supervisor.cli.moments import local_time, parse_since
 from mesh_supervisor.cli.table import aligned, indented, widths
-from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, painted, show, show_json, talk, width
+from mesh_supervisor.cli.terminal import CYAN, DIM, GREEN, RED, YELLOW, painted, show, show_json, still, talk, width
 from mesh_supervisor.cli.words import one_line
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import NotRunning, UnknownAgent, UsageError, suggestion
@@ -144,6 +144,7 @@ def _print_event(event: Event, as_json: bool) -> None:
     if as_json:
         line = json.dumps(event.to_json(), ensure_ascii=False)
     else:
-        who = painted(f"{event.agent or 'meshsup':<12}", prefix_colour(event.agent or "meshsup"))
-        line = f"{painted(local_time(event.at), DIM)}  {who}  {event.kind:<16}  {one_line(event.text)}"
+        agent = still(event.agent or "meshsup")
+        who = painted(f"{agent:<12}", prefix_colour(agent))
+        line = f"{painted(local_time(event.at), DIM)}  {who}  {still(event.kind):<16}  {one_line(event.text)}"
     print(line, flush=True)

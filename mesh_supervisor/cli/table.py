@@ -10,6 +10,8 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
+from mesh_supervisor.wording import one_line
+
 GAP = 2
 SHORTEST_LAST = 8
 """Columns below which a cut last column says nothing and is left out."""
@@ -58,8 +60,9 @@ def aligned(
     """One string per row; the first row is the header. Columns in ``right`` are right-aligned.
 
     With ``width`` (a terminal's) only the last column is cut, or left out where less than 8 columns remain for it; what
-    is still too wide comes closer together, and is never cut.
+    is still too wide comes closer together, and is never cut. Nothing in a cell moves the cursor.
     """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     wide = widths(rows)
     gap = GAP
     fixed = sum(wide[:-1]) + gap * (len(wide) - 1)

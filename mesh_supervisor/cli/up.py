@@ -13,7 +13,7 @@ from click.exceptions import Exit
 from mesh_supervisor.cli.asking import Agents, OneAgent, Timeout, client_of, place_of
 from mesh_supervisor.cli.help import Verb
 from mesh_supervisor.cli.parameters import argument, command, option
-from mesh_supervisor.cli.terminal import complain, show, talk
+from mesh_supervisor.cli.terminal import complain, show, still, talk
 from mesh_supervisor.control.client import Client
 from mesh_supervisor.control.near import of_agent
 from mesh_supervisor.errors import AlreadyRunning, UsageError, WaitTimedOut
@@ -146,7 +146,7 @@ def down(ctx: click.Context, timeout: Timeout = None) -> None:
     client = client_of(ctx)
     with client.supervisor() as process:
         answer = client.command("down", timeout=timeout)
-        show(*answer.lines)
+        show(*map(still, answer.lines))
         if not process.wait(timeout):
             raise WaitTimedOut(
                 f"the supervisor (pid {process.pid}) still runs after {timeout:g} s; it goes on stopping"

@@ -37,6 +37,7 @@ def test_columns_are_columns_of_the_terminal() -> None:
     assert (cells("abc"), cells("日本"), cells("e\u0301")) == (3, 4, 1)
     assert cut("日本語", 5) == "日本…"
     lines = aligned([("NAME", "X"), ("日本", "1"), ("a", "2")])
+    assert aligned([("A", "B"), ("x\x1b[2J", "\u202ey\n")]) == ["A         B", "x\\x1b[2J  \\u202ey\\n"]
     assert [cells(line[: line.index(x)]) for line, x in zip(lines, "X12", strict=True)] == [6, 6, 6]
 
 
