@@ -204,7 +204,10 @@ def _is_as_we_would_make_it(path: Path, found: os.stat_result) -> bool:
     """Whether what we make there has the same owner and is as open: on file systems that do not keep that (FAT, folders
     of virtual machines, a network's where root is nobody) it says nothing. Raises OSError."""
     probe = path / f".owner.{secrets.token_hex(8)}.new"  # not the pid: in containers that is always 1
-    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except PermissionError:
+        return False  # so whose it is says why
     try:
         made = os.fstat(descriptor)  # of what was opened: the name may lead elsewhere by now
     finally:

@@ -362,3 +362,21 @@ def test_what_a_start_lets_be_the_doctor_does_not_call_wrong(
     seen = state_dir_seen(state, root)
     assert seen.ours
     assert not seen.mode & 0o077
+
+
+def test_a_folder_of_somebody_else_is_told_as_that_where_we_may_not_write_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    given(state, STRANGER)
+    really = os.open
+
+    def refused(path: Path, *how: int) -> int:
+        if Path(path).parent == state:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path, *how)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(ConfigError, match=f"is not yours, it belongs to uid {STRANGER}"):
+        StateDir.open(state)

@@ -133,11 +133,13 @@ def test_a_listing_is_a_picture_of_one_moment() -> None:
     assert row["dependency_resolutions"][0]["provider_agent_id"] == ""
 
 
-def _get_agents(inside: Registry, heard: Callable[[Message], None]) -> None:
+def _get_agents(inside: Registry, heard: Callable[[Message], None], gone: Callable[[], bool] = lambda: False) -> None:
     """GET /agents without a connection."""
     asked = asyncio.Event()
 
     async def receive() -> Message:
+        if gone():
+            return {"type": "http.disconnect"}
         if asked.is_set():  # who asked stays to listen
             await asyncio.Event().wait()
         asked.set()
@@ -164,6 +166,15 @@ def test_a_long_listing_of_few_agents_comes_in_pieces() -> None:
     assert {one["id"] for one in json.loads(b"".join(pieces))["agents"]} == set(inside.book.seats)
     sizes = [len(piece) for piece in pieces if piece]
     assert len(sizes) > 20 and sizes[0] < AT_A_MOMENT + row + 2000 and max(sizes[1:]) < PIECE + row + 2000
+
+
+def test_a_listing_that_nobody_reads_any_more_is_not_made_to_its_end() -> None:
+    inside = Registry(Store(None))
+    for number in range(50):
+        post(inside.book, agent(f"wordy-{number}", description="x" * 60_000))
+    pieces: list[bytes] = []
+    _get_agents(inside, lambda message: pieces.append(message.get("body", b"")), lambda: len(pieces) > 3)
+    assert 3 < len(pieces) < 10
 
 
 def test_a_small_record_gets_no_endless_answer(registry: Running) -> None:
