@@ -147,9 +147,8 @@ class OutOfMemory:
 
 def _own_peak() -> int:
     """Bytes that this program has had at most. getrusage would say more: it goes on from the peak of who started it."""
-    for line in procfs.text("/proc/self/status").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    if words := procfs.status("self", b"VmHWM"):
+        return int(words[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mesh_supervisor.host.closing import MOST_WAITING, MOST_WITH_ONE, Closing
 from mesh_supervisor.host.lines import sanitize
-from mesh_supervisor.host.peer import Peer
+from mesh_supervisor.host.peer import SO_PASSRIGHTS, Peer
 
 LONGEST_MESSAGE = 16 * 1024
 MESSAGES_PER_TURN = 64
@@ -34,9 +34,6 @@ PAUSE = 0.05
 """Seconds between two looks whether descriptors wait no more."""
 
 _CREDENTIALS = struct.Struct("3i")
-_SO_PASSRIGHTS = 83
-"""linux/socket.h, since 6.16. Off, whoever sends a descriptor gets EPERM: also an honest `systemd-notify`."""
-
 _strangers = Closing()
 """Of all sockets: what those send who are not believed."""
 
@@ -203,7 +200,7 @@ class NotifySocket:
             self._refuses = crowded
             if sys.platform == "linux":
                 with contextlib.suppress(OSError):  # an older kernel
-                    self._socket.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0 if crowded else 1)
+                    self._socket.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0 if crowded else 1)
         if full:
             self._loop.remove_reader(self._socket.fileno())
         if (crowded or full) and self._pause is None:

@@ -10,8 +10,10 @@ from contextlib import suppress
 from typing import NamedTuple
 
 SO_PASSRIGHTS = 83
+"""asm-generic/socket.h, since Linux 6.16. Off, whoever sends a descriptor gets EPERM: also a `systemd-notify`."""
+
 _SO_PEERPIDFD = 77
-"""asm-generic/socket.h; of Linux 6.16 and 6.5."""
+"""The same, since Linux 6.5."""
 
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred`` (unix(7)): pid, uid, gid."""

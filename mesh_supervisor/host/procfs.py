@@ -92,18 +92,22 @@ def look(pid: int) -> Process | None:
 
 def catches(pid: int, number: int) -> bool:
     """Whether it has a handler for that signal."""
-    for line in read(f"/proc/{pid}/status").splitlines():
-        if line.startswith(b"SigCgt:"):
-            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False
+    words = status(pid, b"SigCgt")
+    return bool(words) and bool(int(words[0], 16) >> (number - 1) & 1)
 
 
 def depth(pid: int) -> int:
     """Of its PID namespace, counted from that of this /proc: 1 in the same one. 0: it is gone, or nobody says."""
+    return len(status(pid, b"NSpid"))
+
+
+def status(pid: int | str, name: bytes) -> list[bytes]:
+    """The words behind that name in /proc/PID/status (``pid`` may be "self"); [] when nobody says."""
     for line in read(f"/proc/{pid}/status").splitlines():
-        if line.startswith(b"NSpid:"):
-            return len(line.split()) - 1
-    return 0
+        before, _, words = line.partition(b":")
+        if before == name:
+            return words.split()
+    return []
 
 
 def everything() -> dict[int, Process]:
