@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from benchmarks.load import Load, http_load
 from mesh_supervisor.control.messages import AgentView, Snapshot
+from mesh_supervisor.host import procfs
 from mesh_supervisor.locate import control_socket
 
 MESHSUP = Path(sys.executable).with_name("meshsup")
@@ -79,6 +80,22 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except (OSError, IndexError):
         return False
+
+
+def children(pid: int) -> list[int]:
+    """Of all its threads, some of which may end while they are looked at. The kernel's own list, or nothing to test."""
+    found = procfs.children(pid)
+    assert found is not None, "this kernel does not list children (CONFIG_PROC_CHILDREN)"
+    return found
+
+
+def open_files(pid: int) -> list[str]:
+    """What its descriptors are of; one that is closed while they are looked at is left out."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.load import FRESH, failures
 from tests.e2e.agents import fastapi, stdlib
-from tests.e2e.harness import Mesh, alive, wait_for
+from tests.e2e.harness import Mesh, alive, children, wait_for
 
 
 def start(mesh: Mesh, source: str, keys: str = "", *, ready: bool = True) -> int:
@@ -41,11 +41,6 @@ def refused(port: int) -> bool:
     with socket.socket() as line:
         line.settimeout(2)
         return line.connect_ex(("127.0.0.1", port)) != 0
-
-
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(word) for task in tasks for word in (task / "children").read_text().split()]
 
 
 # ---- newcomers that do not stay --------------------------------------------------------------------------------------

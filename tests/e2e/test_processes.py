@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.harness import Mesh, alive, server, wait_for
+from tests.e2e.harness import Mesh, alive, children, open_files, server, wait_for
 
 DAUGHTER = (
     "import os, pathlib, sys, time; note = pathlib.Path(sys.argv[1]); "
@@ -230,13 +230,14 @@ def test_no_zombies_and_no_inherited_descriptors(mesh: Mesh) -> None:
         mesh.ok("restart", "agent")
     supervisor = mesh.snapshot().pid
     wait_for(lambda: not [pid for pid in children(supervisor) if not alive(pid)])
-    files = [str(entry.readlink()) for entry in Path(f"/proc/{mesh.agent('agent').pid}/fd").iterdir()]
-    assert len([name for name in files if name.startswith("socket:")]) == 2, "its own listener, and the channel"
-    assert not [name for name in files if str(mesh.state_dir) in name]
+    agent = mesh.agent("agent").pid
+    assert agent is not None
 
+    def sockets() -> list[str]:
+        return [name for name in open_files(agent) if name.startswith("socket:")]
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    wait_for(lambda: len(sockets()) == 2)  # its own listener, and the channel: no connection of a probe any more
+    assert not [name for name in open_files(agent) if str(mesh.state_dir) in name]
 
 
 def test_a_taken_port_is_an_error_that_names_the_holder(mesh: Mesh) -> None:
