@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from mesh_supervisor.cli.probe import TIMEOUT
-from mesh_supervisor.errors import RegistryError, UsageError
+from mesh_supervisor.control.once import Deadline, get
+from mesh_supervisor.errors import UsageError
 from mesh_supervisor.wording import counted, one_line
 
 UNHEALTHY = 1
@@ -40,10 +40,10 @@ def answer(url: str, timeout: float) -> tuple[str, int]:
         place = _place(url)
         who = f"the registry at {place.scheme}://{_of_host(place)}"
         try:
-            line, code = _judged(who, *_asked(place, time.monotonic() + timeout))
+            line, code = _judged(who, *_asked(place, timeout))
         except TimeoutError:
             line, code = f"no answer: {who} does not answer within {timeout:g} s", UNHEALTHY
-        except (OSError, UnicodeError, RegistryError) as error:  # UnicodeError: no name that could be looked up
+        except (OSError, ValueError) as error:  # UnicodeError, a ValueError: no name that could be looked up
             line, code = f"no answer: {who} does not answer: {getattr(error, 'strerror', 0) or error}", UNHEALTHY
     except UsageError as error:
         line, code = f"unclear: {error}", error.exit_code
@@ -91,26 +91,16 @@ def _of_host(place: SplitResult) -> str:
     return place.netloc.rpartition("@")[2]
 
 
-def _asked(place: SplitResult, deadline: float) -> tuple[int, bytes]:
-    """(status, body) of GET /health. HTTP/1.0 by hand, as in control/glance.py. Raises OSError, RegistryError."""
-    request = f"GET {place.path.rstrip('/')}/health HTTP/1.0\r\nHost: {_of_host(place)}\r\nAccept: */*\r\n\r\n"
+def _asked(place: SplitResult, timeout: float) -> tuple[int, bytes]:
+    """(status, body) of GET /health. Raises OSError, ValueError."""
+    deadline = Deadline(timeout)
     with _connected(place, deadline) as line:
-        line.sendall(request.encode())
-        received = b""
-        while chunk := _received(line, deadline):
-            received += chunk
-            if len(received) > LARGEST:
-                raise RegistryError("what is there sends more than an answer to GET /health")
-    head, _, body = received.partition(b"\r\n\r\n")
-    protocol, _, rest = head.partition(b" ")
-    if not protocol.startswith(b"HTTP/1.") or not rest[:3].isdigit():
-        raise RegistryError("what is there does not speak HTTP" if head else "it hung up")
-    return int(rest[:3]), body
+        return get(line, f"{place.path.rstrip('/')}/health", _of_host(place), deadline=deadline, most=LARGEST)
 
 
-def _connected(place: SplitResult, deadline: float) -> socket.socket:
+def _connected(place: SplitResult, deadline: Deadline) -> socket.socket:
     host, secure = place.hostname or "", place.scheme == "https"
-    line = socket.create_connection((host, place.port or (443 if secure else 80)), _left(deadline))
+    line = socket.create_connection((host, place.port or (443 if secure else 80)), deadline.left())
     if not secure:
         return line
     import ssl
@@ -120,16 +110,3 @@ def _connected(place: SplitResult, deadline: float) -> socket.socket:
     except OSError:
         line.close()
         raise
-
-
-def _received(line: socket.socket, deadline: float) -> bytes:
-    line.settimeout(_left(deadline))
-    return line.recv(65536)
-
-
-def _left(deadline: float) -> float:
-    """Seconds. Raises TimeoutError."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left

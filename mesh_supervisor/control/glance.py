@@ -1,8 +1,7 @@
 """One look at a running mesh, in as little time as a process can take: for `health`, which a container's engine runs
 every few seconds, and `ls`, which asks many.
 
-HTTP/1.0 by hand: http.client would be most of what such a process costs. The time given is for all of it; a supervisor
-that hangs still has its socket, and the kernel accepts connections for it.
+The time given is for all of it.
 """
 
 from __future__ import annotations
@@ -10,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 
 from mesh_supervisor.control.brief import Brief
+from mesh_supervisor.control.once import Deadline, Endless, HungUp, get
 from mesh_supervisor.errors import MeshError, NotRunning, WaitTimedOut
 from mesh_supervisor.host.peer import Peer, peer_of, refuse_stranger
 
 MOST = 8 * 2**20
 """Bytes of an answer. A thousand agents that all have much to say take 3 MiB."""
-
-REQUEST = b"GET /brief HTTP/1.0\r\nHost: mesh\r\n\r\n"
 
 
 class Glance:
@@ -29,12 +26,12 @@ class Glance:
 
     def __init__(self, path: os.PathLike[str], timeout: float) -> None:
         self.path, self.timeout = path, timeout
-        self._deadline = time.monotonic() + timeout
+        self._deadline = Deadline(timeout)
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def __enter__(self) -> Glance:
         try:
-            self._line.settimeout(self._left())
+            self._line.settimeout(self._deadline.left())
             self._line.connect(os.fspath(self.path))
             refuse_stranger(self._line)
         except OSError as error:
@@ -56,40 +53,21 @@ class Glance:
 
     def brief(self) -> Brief:
         try:
-            self._line.sendall(REQUEST)
-            return self._read(self._received())
+            status, body = get(self._line, "/brief", "mesh", deadline=self._deadline, most=MOST)
+            if status == 200:
+                return Brief.from_json(json.loads(body))
         except OSError as error:
             raise self._explained(error) from error
+        except Endless as error:
+            raise MeshError(
+                f"{self.path}: answers with more than {MOST >> 20} MiB, which no supervisor of meshsup does"
+            ) from error
         except (ValueError, RecursionError) as error:
-            raise MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup") from error
+            raise self._of_another_version() from error
+        raise self._of_another_version()
 
-    def _received(self) -> bytes:
-        """Raises MeshError for what has no end."""
-        received = bytearray()
-        while len(received) <= MOST:
-            self._line.settimeout(self._left())
-            chunk = self._line.recv(65536)
-            if not chunk:
-                return bytes(received)
-            received += chunk
-        raise MeshError(f"{self.path}: answers with more than {MOST >> 20} MiB, which no supervisor of meshsup does")
-
-    def _read(self, answer: bytes) -> Brief:
-        """Raises ValueError."""
-        head, _, body = answer.partition(b"\r\n\r\n")
-        status = head.split(b" ", 2)[1:2]
-        if not head:
-            raise MeshError("the supervisor hung up before it had answered")
-        if status != [b"200"]:
-            raise ValueError(f"status {status}")
-        return Brief.from_json(json.loads(body))
-
-    def _left(self) -> float:
-        """Seconds. Raises TimeoutError."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+    def _of_another_version(self) -> MeshError:
+        return MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup")
 
     def _explained(self, error: OSError) -> MeshError:
         # BlockingIOError: the kernel holds no more connections for it; nobody has accepted one for long.
@@ -99,4 +77,6 @@ class Glance:
             return NotRunning(f"{self.path}: nobody listens there")
         if isinstance(error, PermissionError):
             return MeshError(f"{self.path}: this mesh belongs to another user")
+        if isinstance(error, HungUp):
+            return MeshError("the supervisor hung up before it had answered")
         return MeshError(f"the supervisor hung up before it had answered ({error.strerror or error})")

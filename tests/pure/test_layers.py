@@ -40,7 +40,7 @@ LINES = (
     "news registry_process",
     "supervisor",
     "control.messages control.brief",
-    "control.glance control.near health",
+    "control.once control.glance control.near health",
     "holding",
     "snapshot explain applying commands",
     "control",
