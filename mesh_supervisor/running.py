@@ -134,7 +134,9 @@ def _confessed(group: BaseExceptionGroup[BaseException], state: StateDir) -> Mes
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     try:
-        report.write_text("".join(traceback.format_exception(group)))
+        descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(traceback.format_exception(group))
     except OSError as error:
         return MeshError(f"internal error: {first!r}; and {report} cannot be written ({error.strerror})")
     return MeshError(f"internal error: {first!r}; the mesh was stopped. Please report it with {report}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +17,7 @@ from mesh_supervisor.errors import NotRunning, UnknownAgent, UsageError, suggest
 from mesh_supervisor.events import Event, EventKind, Reload, iso_time, read_events
 from mesh_supervisor.events import history as reloads_among
 from mesh_supervisor.locate import Place, read_leniently
+from mesh_supervisor.wording import json_text
 
 OUTCOMES = {"completed": GREEN, "rejected": YELLOW, "failed": RED, "held": CYAN}
 
@@ -142,7 +142,7 @@ def print_events(client: Client, wanted: Wanted, *, follow: bool, as_json: bool)
 
 def _print_event(event: Event, as_json: bool) -> None:
     if as_json:
-        line = json.dumps(event.to_json(), ensure_ascii=False)
+        line = json_text(event.to_json())
     else:
         agent = still(event.agent or "meshsup")
         who = painted(f"{agent:<12}", prefix_colour(agent))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from mesh_supervisor.control.client import Client
 from mesh_supervisor.errors import NotRunning, UnknownAgent, UsageError
 from mesh_supervisor.events import iso_time, unix_time
 from mesh_supervisor.locate import Place, read_leniently
+from mesh_supervisor.wording import json_text
 
 if TYPE_CHECKING:
     from mesh_supervisor.host.lines import Line
@@ -145,7 +145,7 @@ def _print(rows: Iterable[Row], known: Sequence[str], as_json: bool) -> None:
 
 
 def _as_json(row: Row) -> str:
-    return json.dumps({key: row[key] for key in ("at", "agent", "generation", "text")}, ensure_ascii=False)
+    return json_text({key: row[key] for key in ("at", "agent", "generation", "text")})
 
 
 def _as_text(row: Row, widest: int) -> str:

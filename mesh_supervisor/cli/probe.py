@@ -6,7 +6,6 @@ Neither click nor http.client is imported here; cli/entry.py comes here without 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from mesh_supervisor.control.near import answering
 from mesh_supervisor.errors import ConfigError, MeshError, NotRunning, UnknownAgent, UsageError, WaitTimedOut
 from mesh_supervisor.health import Verdict, judge
 from mesh_supervisor.locate import control_socket, locate
-from mesh_supervisor.wording import one_line
+from mesh_supervisor.wording import json_text, one_line
 
 TIMEOUT = 3.0
 """Seconds. A supervisor answers in milliseconds; docker gives a check 30 s, and people who set it give it 5."""
@@ -110,4 +109,4 @@ def _json(question: Question, brief: Brief | None, verdict: Verdict) -> str:
         "mesh": None if brief is None else brief.name,
         "agents": [asdict(agent) for agent in verdict.agents],
     }
-    return json.dumps(shape, ensure_ascii=False)
+    return json_text(shape)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from typing import IO, Any
 
 from mesh_supervisor.cli.table import Paint
-from mesh_supervisor.wording import one_line
+from mesh_supervisor.wording import json_text, one_line
 
 GREEN, YELLOW, RED, DIM, BOLD, CYAN = "32", "33", "31", "2", "1", "36"
 
@@ -41,7 +40,7 @@ def show(*lines: str) -> None:
 
 def show_json(body: Any) -> None:
     """One JSON value, to stdout; indented, keys in their documented order."""
-    print(json.dumps(body, indent=2, ensure_ascii=False))
+    print(json_text(body, indent=2))
 
 
 def talk(*lines: str) -> None:

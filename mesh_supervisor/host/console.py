@@ -17,6 +17,7 @@ from typing import Any
 from mesh_supervisor.host.backlog import Backlog
 from mesh_supervisor.host.lines import Line, left_out
 from mesh_supervisor.host.logfiles import stamp
+from mesh_supervisor.wording import json_text
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _SGR = re.compile(r"(\x1b\[[0-9;:]*m)")
@@ -24,8 +25,6 @@ _MOST_COLOURS = 8
 """Of the last ones that a folded row repeats: a line that is all colours must not multiply."""
 _RESERVED = ("at", "agent", "generation")
 _OVERLOADED = "the console is too slow"
-# What JSON allows raw inside a string, and a terminal or a careless reader takes for more than a character.
-_RISKY_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Console:
@@ -210,8 +209,7 @@ def json_line(line: Line) -> str:
         fields["text"] = line.text
     else:
         fields.update((key + "_" if key in _RESERVED else key, value) for key, value in own.items())
-    encoded = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return _RISKY_IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", encoded) + "\n"
+    return json_text(fields, compact=True) + "\n"
 
 
 def _json_object(text: str) -> dict[str, Any] | None:

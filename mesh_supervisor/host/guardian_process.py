@@ -30,7 +30,7 @@ def main(import_path: str, owner: str, report: str) -> None:
         names = ", ".join(f"{one.name} ({one.pid})" for one in swept)
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with contextlib.suppress(OSError):
-            fd = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             os.write(fd, f"{moment} the supervisor was killed; swept {names}\n".encode(errors="replace"))
 
 

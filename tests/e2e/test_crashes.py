@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import textwrap
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.harness import Mesh, fresh_mesh, server, wait_for
+from tests.e2e.harness import Mesh, fresh_mesh, get, server, wait_for
 
 PATIENT = "backoff = { initial = 1.5 }\n"
 
@@ -194,3 +196,43 @@ def test_readiness_by_log_line_exec_and_sd_notify(mesh: Mesh) -> None:
     mesh.wait_ready("says", "makes", "notifies")
     assert mesh.agent("silent").state == "starting"
     assert mesh.run("up", "--wait", "--timeout", "0.5").code == 124
+
+
+BROKEN = textwrap.dedent("""
+    import runpy, sys
+    from pathlib import Path
+    from mesh_supervisor.selection import Selection
+
+    takes = Selection._take
+
+    async def forgets(self, paths):
+        if "two" in Path("agent.py").read_text():
+            raise ZeroDivisionError("nobody thought of two")
+        await takes(self, paths)
+
+    Selection._take = forgets
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+""")
+
+
+@pytest.mark.parametrize("in_the_way", [False, True], ids=["a report is left", "a link lies where the report goes"])
+def test_a_mistake_of_meshsup_itself_stops_the_mesh_in_one_sentence(mesh: Mesh, *, in_the_way: bool) -> None:
+    mesh.serving("agent")
+    up = mesh.foreground("up", before=(sys.executable, "-c", BROKEN))
+    mesh.wait_ready()
+    port, report = mesh.port("agent"), mesh.state_dir / "crash.log"
+    other = mesh.write("precious.txt", "mine")
+    if in_the_way:
+        report.symlink_to(other)
+    mesh.write("agent.py", server("two"))
+    assert up.wait() == 1
+    last = up.output().splitlines()[-1]
+    assert last.startswith("meshsup: internal error: ZeroDivisionError('nobody thought of two'); ")
+    assert str(report) in last
+    assert "Traceback" not in up.output()
+    assert not mesh.processes()
+    with pytest.raises(OSError, match="refused"):
+        get(port)
+    assert other.read_text() == "mine"
+    assert in_the_way or "ZeroDivisionError: nobody thought of two" in report.read_text()

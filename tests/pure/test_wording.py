@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mesh_supervisor.wording import hide, one_line
+import json
+
+from mesh_supervisor.wording import hide, json_text, one_line
 
 
 def test_secrets_are_hidden_wherever_they_stand() -> None:
@@ -22,6 +24,20 @@ def test_what_is_too_short_or_too_common_is_no_secret() -> None:
 
 def test_hidden_once_not_twice() -> None:
     assert hide("abcdef", {"abcdef", "••••"}) == "•••"
+
+
+def test_json_holds_nothing_that_a_terminal_obeys_and_means_the_same() -> None:
+    risky = [
+        *map(chr, range(32)),
+        *map(chr, range(0x7F, 0xA0)),
+        *"\u061c\u200e\u200f\u2028\u2029\u202e\u2066\u2069\ud800",
+    ]
+    value = {"é→你🙂": ["".join(risky)]}
+    for text in (json_text(value), json_text(value, compact=True), json_text(value, indent=2)):
+        assert not set(text) & set(risky) - {"\n"}
+        assert "é→你🙂" in text
+        assert json.loads(text) == value
+    assert json_text({"a": [1]}, compact=True) == '{"a":[1]}'
 
 
 def test_one_line() -> None:
