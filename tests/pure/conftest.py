@@ -12,3 +12,9 @@ def mesh(tmp_path: Path) -> MeshFile:
     folder = tmp_path / "demo"
     folder.mkdir()
     return MeshFile(folder)
+
+
+@pytest.fixture
+def servers(mesh: MeshFile) -> MeshFile:
+    """For ``SERVERS``."""
+    return mesh.touch("agents/planner.py", "agents/retriever.py")

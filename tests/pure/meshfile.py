@@ -14,6 +14,21 @@ from mesh_supervisor.spec import AgentSpec, MeshSpec
 
 SHELL: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "HOME": "/home/nobody"}
 
+SERVERS = """
+[mesh]
+name = "demo"
+
+[agents.retriever]
+command = "agents/retriever.py"
+port = 8101
+
+[agents.planner]
+command = "agents/planner.py"
+port = 8102
+depends_on = ["retriever"]
+"""
+"""Two agents, one of which waits for the other. Their programs are there in the mesh.toml of ``servers``."""
+
 
 class MeshFile:
     """``write`` and ``touch`` make files beside it; ``read`` loads it, ``mistakes`` says what is wrong with it."""
