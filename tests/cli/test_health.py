@@ -230,21 +230,6 @@ def test_what_only_click_understands_is_answered_too(mesh: FakeMesh, meshsup: Co
     assert meshsup("health", "--help").out.startswith("Usage: meshsup health")
 
 
-def test_the_installed_command_takes_the_short_way(mesh: FakeMesh, root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(MESHSUP), "health"],
-        cwd=root,
-        env=environment(root),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "mesh_supervisor.cli.probe" in loaded
-    assert not {"click", "http.client", "asyncio", "ssl", "pydantic", "psutil"} & loaded
-    assert not {name for name in loaded if name.startswith(("click.", "email", "mesh_supervisor.cli.main"))}
-
-
 def test_nobody_has_to_read_the_line(mesh: FakeMesh, root: Path) -> None:
     mesh.in_brief = brief(mesh.place, CRASHED)
     for redirected in (">&-", ">/dev/full", "2>&-", "<&- >&- 2>&-"):

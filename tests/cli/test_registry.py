@@ -16,6 +16,7 @@ import pytest
 from mesh_supervisor.cli import pulse, registry
 from mesh_supervisor.errors import RegistryError
 from tests.cli.conftest import MESHSUP, Command, environment
+from tests.control.fake import FakeMesh
 from tests.registry.bodies import agent, tool
 from tests.registry.running import Running, running
 
@@ -139,9 +140,17 @@ def test_all_else_goes_the_long_way(line: str) -> None:
     assert pulse.understood(line.split()) is None
 
 
-def test_the_installed_command_takes_the_short_way(ours: Running, root: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "short"),
+    [(["health"], "mesh_supervisor.cli.probe"), (["registry", "health", "--url"], "mesh_supervisor.cli.pulse")],
+)
+def test_the_installed_command_takes_the_short_way(
+    ours: Running, mesh: FakeMesh, root: Path, words: list[str], short: str
+) -> None:
+    """Both commands that engines run every few seconds."""
+    named = [ours.url] if words[-1] == "--url" else []
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(MESHSUP), "registry", "health", "--url", ours.url],
+        [sys.executable, "-X", "importtime", str(MESHSUP), *words, *named],
         cwd=root,
         env=environment(root),
         capture_output=True,
@@ -149,8 +158,9 @@ def test_the_installed_command_takes_the_short_way(ours: Running, root: Path) ->
         check=True,
     )
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "mesh_supervisor.cli.pulse" in loaded
-    assert not {"click", "http.client", "urllib.request", "asyncio", "ssl", "mesh_supervisor.cli.main"} & loaded
+    assert short in loaded
+    assert not {"click", "http.client", "urllib.request", "asyncio", "ssl", "pydantic", "psutil"} & loaded
+    assert not {name for name in loaded if name.startswith(("click.", "email", "mesh_supervisor.cli.main"))}
 
 
 # ---- registry list -------------------------------------------------------------------------------------------------
