@@ -15,7 +15,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -215,19 +215,22 @@ class Registry:
         return _json_texts(self._listing(seats), request.is_disconnected)
 
     def _listing(self, seats: list[Seat]) -> Iterator[str]:
-        """Row by row: ten thousand agents take half a second to describe, and heartbeats must not wait for that.
+        """Bit by bit: ten thousand agents take half a second to describe, and heartbeats must not wait for that. Nor
+        for forty who ask at once, each of whom would hold a whole row: one may have megabytes.
 
         The price: what happens meanwhile shows in the later rows, so one may name a provider that has no row.
         """
         yield f'{{"count": {len(seats)}, "timestamp": "{_now()}", "agents": ['
         for at, seat in enumerate(seats):
-            yield f"{', ' if at else ''}{json.dumps(self._view(seat))}"
+            if at:
+                yield ", "
+            yield from self._row(seat)
         yield "]}"
 
-    def _view(self, seat: Seat) -> dict[str, Any]:
+    def _row(self, seat: Seat) -> Iterator[str]:
         record = seat.record
         resolutions = list(self._resolutions(seat))
-        return {
+        short = {
             "id": record.id,
             "name": record.name,
             "agent_type": record.agent_type,
@@ -241,15 +244,15 @@ class Registry:
             "last_seen": _iso(seat.last_seen),
             "a2a_producer": record.a2a_producer,
             "a2a_consumer": record.a2a_consumer,
-            "capabilities": [_capability_view(seat, tool) for tool in record.tools],
             "total_dependencies": len(resolutions),
             "dependencies_resolved": sum(one["status"] == "available" for one in resolutions),
-            "dependency_resolutions": resolutions,
             "llm_tool_resolutions": None,
             "llm_provider_resolutions": None,
             "owner": record.owner,
             "generation": record.generation,
         }
+        capabilities = (_capability_view(seat, tool) for tool in record.tools)
+        return _object(short, capabilities=capabilities, dependency_resolutions=resolutions)
 
     def _resolutions(self, seat: Seat) -> Iterator[dict[str, Any]]:
         # For one that fell silent every dependency would have to be looked for: its wants are not kept current.
@@ -471,13 +474,26 @@ async def _pieces(
         piece, more = more, _joined(texts, PIECE)
 
 
+def _object(short: dict[str, Any], **long: Iterable[Any]) -> Iterator[str]:
+    """One JSON object in parts: ``short``, and then arrays of which each item is a part."""
+    yield json.dumps(short)[:-1]
+    for key, items in long.items():
+        yield f', "{key}": ['
+        for at, item in enumerate(items):
+            yield f"{', ' if at else ''}{json.dumps(item)}"
+        yield "]"
+    yield "}"
+
+
 def _joined(texts: Iterator[str], least: int) -> str:
     """As many of the next texts as have ``least`` characters; '' when there are no more."""
     taken: list[str] = []
     length = 0
-    while length < least and (text := next(texts, "")):
+    for text in texts:
         taken.append(text)
         length += len(text)
+        if length >= least:
+            break
     return "".join(taken)
 
 

@@ -168,6 +168,20 @@ def test_a_long_listing_of_few_agents_comes_in_pieces() -> None:
     assert len(sizes) > 20 and sizes[0] < AT_A_MOMENT + row + 2000 and max(sizes[1:]) < PIECE + row + 2000
 
 
+def test_one_large_record_comes_in_pieces_too() -> None:
+    """Forty who ask at once would hold forty of its rows, and make everybody else wait for each."""
+    inside = Registry(Store(None))
+    tools = [tool(f"tool-{number}", needs(f"want-{number}"), description="x" * 1000) for number in range(900)]
+    post(inside.book, agent("large", *tools))
+    pieces: list[bytes] = []
+    _get_agents(inside, lambda message: pieces.append(message.get("body", b"")))
+    (row,) = json.loads(b"".join(pieces))["agents"]
+    assert [one["function_name"] for one in row["capabilities"]] == [f"tool-{number}" for number in range(900)]
+    assert len(row["dependency_resolutions"]) == row["total_dependencies"] == 900
+    sizes = [len(piece) for piece in pieces if piece]
+    assert sizes[0] < AT_A_MOMENT + 5000 and max(sizes[1:]) < PIECE + 5000
+
+
 def test_a_listing_that_nobody_reads_any_more_is_not_made_to_its_end() -> None:
     inside = Registry(Store(None))
     for number in range(50):
