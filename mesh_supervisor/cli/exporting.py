@@ -135,7 +135,7 @@ async def machine_of(mesh: MeshSpec) -> of_systemd.Machine:
     user, group = _owner_of(mesh.root)
     of_agents = (path for spec in mesh.agents.values() for path in (spec.directory, *spec.env_files))
     needed = [mesh.root, mesh.state_dir, *mesh.watch.roots, *of_agents, *_programs(found), *code, *_own_places(command)]
-    opened, closed = _written_into(mesh, found, await inputs_of_all(mesh))
+    opened, closed = _written_into(mesh, found, await inputs_of_all(mesh, finder))
     return of_systemd.Machine(
         command=command,
         kill=None if (kill := shutil.which("kill")) is None else Path(kill),
