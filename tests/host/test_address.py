@@ -16,6 +16,7 @@ from mesh_supervisor.host.address import address_towards, known
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "_known", {})
     monkeypatch.setattr(address, "_asked", set())
+    monkeypatch.setattr(address, "PATIENCE", 30.0)  # of a thread that may be late on a busy machine
 
 
 def test_the_address_of_the_network_that_is_shared() -> None:

@@ -23,7 +23,8 @@ def test_what_hangs_holds_up_its_own_line_only() -> None:
             hung.take([writer])
             other.take([another])
             await until(lambda: is_closed(beside))
-            assert hung.waiting == 1 and not is_closed(behind)
+            await until(lambda: hung.waiting == 1)  # the first is being closed; both wait until its thread has begun
+            assert not is_closed(behind)
             one.let_go()
             await until(lambda: is_closed(behind))
             await until(lambda: not closers())

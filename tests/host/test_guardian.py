@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host.guardian import Guardian
-from mesh_supervisor.host.procfs import everything
+from mesh_supervisor.host.procfs import everything, status
 from mesh_supervisor.host.sweep import mark_in, of_owner, tag_in
+from tests.e2e.harness import wait_for
 
 from .stage import PATIENCE, PLAIN, Stage, alive, ended, held, python, until
 from .test_sweep import WAYS, leaver
@@ -57,6 +58,12 @@ def all_held(pids: list[int]) -> Iterator[list[int]]:
         yield [stack.enter_context(held(pid)) for pid in pids]
 
 
+def is_deaf(guardian: int) -> bool:
+    """To all that it ignores: SIGQUIT comes last. Until its code runs, each of them ends it."""
+    ignored = status(guardian, b"SigIgn")
+    return bool(ignored) and bool(int(ignored[0], 16) >> (signal.SIGQUIT - 1) & 1)
+
+
 def members(owner: str) -> list[int]:
     belongs = of_owner(owner)
     return [one.pid for one in everything().values() if not one.over and belongs(one)]
@@ -68,6 +75,7 @@ def test_nothing_remains_of_a_supervisor_that_is_killed(stage: Stage) -> None:
     supervisor = stage.other(SUPERVISOR, stage.owner, str(report), *programs)
     pids = numbers(supervisor, 1 + 2 * len(programs))
     guardian, mesh = pids[0], pids[1:]
+    wait_for(lambda: is_deaf(guardian))
     with all_held(mesh) as pidfds, held(guardian) as keeper:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(guardian, number)

@@ -10,21 +10,24 @@ import pytest
 
 from mesh_supervisor.host.handed import NOT_YET, Queue
 from mesh_supervisor.host.sockets import Held, listening_on
+from tests.e2e.harness import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the length of a listener's queue is told by Linux")
 
 
 @pytest.fixture
 def held() -> Iterator[Held]:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = int(other.getsockname()[1])
-    held = listening_on("planner", "127.0.0.1", port)
+    held = listening_on("planner", "127.0.0.1", 0)
     yield held
     held.sock.close()
 
 
 def call(held: Held) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", held.port), 5)
+    """It waits in the queue when this returns: a caller is connected a moment before that."""
+    before = held.waiting or 0
+    caller = socket.create_connection(held.sock.getsockname(), 30)
+    wait_for(lambda: held.waiting == before + 1)
+    return caller
 
 
 def accept(held: Held) -> None:

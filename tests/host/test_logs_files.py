@@ -20,6 +20,7 @@ from mesh_supervisor.host import logfiles
 from mesh_supervisor.host.backlog import MOST_LINES
 from mesh_supervisor.host.lines import Line
 from mesh_supervisor.host.logfiles import LogFiles, logged_agents, read_log, stamp
+from tests.e2e.harness import wait_for
 
 AT = 1795225416.123
 PATIENCE = 30.0
@@ -154,6 +155,11 @@ def written(folder: Path, text: str) -> None:
     raise AssertionError(f"{text!r} was not written")
 
 
+def dealt_with(files: LogFiles, folder: Path, count: int) -> None:
+    """Wait until so many lines are written or lost: one that comes later would find room again."""
+    wait_for(lambda: files._files["planner"].lost + len(read_log(folder)) == count)
+
+
 # ---- trouble ---------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +174,7 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
             for n in range(100):
                 files.write(line(f"during {n}"))
             assert "planner.log: log lines are being lost" in troubles.get(timeout=PATIENCE)
+            dealt_with(files, tmp_path, 1 + 100)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         files.write(line("after"))
@@ -192,6 +199,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
             for n in range(1000):
                 files.write(line(f"{n}"))
             assert "No space left on device" in troubles.get(timeout=PATIENCE)
+            dealt_with(files, tmp_path, 1000)
             (tmp_path / "hog").unlink()
             files.write(line("after"))
             assert troubles.get(timeout=PATIENCE) == "log files are written again"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import secrets
 import shutil
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,8 +19,10 @@ import pytest
 from mesh_supervisor.host.probes import Probed, exec_, http, tcp
 from mesh_supervisor.host.spawn import Program
 
+from .stage import alive
+
 PATIENCE = 30.0
-MARK = "test/planner/1/probe"
+MARK = f"test{secrets.token_hex(6)}/planner/1/probe"  # a sweep looks at all processes: also at those of another run
 Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -151,8 +153,9 @@ def test_an_endless_body_is_not_waited_for(pause: float) -> None:
     assert probed(talk).ok
 
 
-def test_a_body_is_taken_so_that_the_server_does_not_stumble() -> None:
+def test_a_body_is_taken_so_that_the_server_does_not_stumble(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain server would print a traceback if the connection was closed under its answer."""
+    monkeypatch.setattr("mesh_supervisor.host.probes.BODY_PATIENCE", PATIENCE)
     stumbled: list[Exception] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -256,12 +259,13 @@ def test_tcp_over_ipv6() -> None:
 
 def test_a_connection_with_itself_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """TCP connects a socket with itself when the local port it is given is the one it asks for."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    reserved = socket.socket()
+    reserved.bind(("127.0.0.1", 0))
+    port = reserved.getsockname()[1]
     connect = asyncio.open_connection
 
     async def from_that_port(host: str, port: int, **options: object) -> object:
+        reserved.close()
         return await connect(host, port, local_addr=("127.0.0.1", port), **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(asyncio, "open_connection", from_that_port)
@@ -315,17 +319,4 @@ def test_a_cancelled_probe_leaves_nothing_behind(tmp_path: Path) -> None:
             await asking
 
     asyncio.run(run())
-    assert [pid for pid in pids.read_text().split() if lives(int(pid))] == []
-
-
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    if sys.platform != "linux":
-        return True
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert [pid for pid in pids.read_text().split() if alive(int(pid))] == []

@@ -348,7 +348,7 @@ def test_with_too_many_that_hang_it_reads_on_when_there_is_room(monkeypatch: pyt
             assert len(notices) == 2, "it would not stop taking descriptors"
             one.let_go()
             await until(lambda: Ready() in notices)
-            assert is_closed(reader)
+            await until(lambda: is_closed(reader))
         listening.close()
         await until(lambda: not closers())
 

@@ -17,7 +17,7 @@ from mesh_supervisor.host.procfs import catches
 from mesh_supervisor.host.spawn import Child, Swept, stop, sweep
 from mesh_supervisor.lifecycle import Exit
 
-from .stage import PATIENCE, PLAIN, Actor, Stage, alive, ended, held, python
+from .stage import PATIENCE, PLAIN, Actor, Stage, alive, ended, held, python, until
 
 DEAF = """
 import signal
@@ -281,6 +281,7 @@ def test_through_uv_run(stage: Stage) -> None:
         actor = stage.start(argv, environ=environ)
         (pid,) = await ready(actor)
         assert int(pid) != actor.child.pid, "uv stays in between"
+        await until(lambda: catches(actor.child.pid, signal.SIGTERM))  # it has started the program before
         assert await stop_in_time(actor.child) == Exit(0)
         assert await actor.line() == "finished what was accepted 1"
         assert not alive(int(pid))

@@ -55,6 +55,8 @@ PACKAGES = {
 def in_no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests wait for facts; and a machine that is short of memory is another test's matter."""
     monkeypatch.setattr(warming, "QUIET", 0.0)
+    monkeypatch.setattr(warming, "LATEST", 10 * PATIENCE)
+    monkeypatch.setattr("mesh_supervisor.host.warm_process.FORK_AT_MOST", PATIENCE)
     monkeypatch.setattr(warming, "is_short", lambda: False)
 
 
@@ -158,7 +160,8 @@ class Mesh:
     async def learn(self, started: Started, agent: str) -> None:
         parts = await started.guest.inventory(PATIENCE)
         assert parts, "it tells what it has imported"
-        self.warmth.learnt(agent, parts, 1.0 if started.how.way is Way.COLD else None)
+        # As long as a cold start takes, the next one waits for its template.
+        self.warmth.learnt(agent, parts, PATIENCE if started.how.way is Way.COLD else None)
 
     async def settle(self, *agents: str, kind: str = "template") -> None:
         """Waits until there is a warm process of this kind for exactly these agents."""
@@ -179,7 +182,7 @@ class Mesh:
         return started
 
     async def end(self, started: Started) -> Exit:
-        await stop(started.child, signal.SIGTERM, 5)
+        await stop(started.child, signal.SIGTERM, PATIENCE)
         await sweep(started.child.mark, started.child)
         return await started.child.wait()
 

