@@ -160,9 +160,15 @@ class Guest(Channel):
     def line(self) -> str:
         """The next line of its stdout, without its end; "" at the end."""
         assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
-            raise Silent("no line on stdout")
-        return str(self.process.stdout.readline()).rstrip("\n")
+        fd, line = self.process.stdout.fileno(), b""
+        while not line.endswith(b"\n"):
+            if not select.select([fd], [], [], PATIENCE)[0]:
+                raise Silent(f"no line on stdout, only {line!r}")
+            piece = os.read(fd, 1)  # what is read too far, neither select() nor communicate() would find again
+            if not piece:
+                break
+            line += piece
+        return line.decode().rstrip("\n")
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

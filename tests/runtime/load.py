@@ -14,7 +14,7 @@ from types import TracebackType
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 """Seconds for one request, connecting included."""
 
 

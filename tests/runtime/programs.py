@@ -297,6 +297,7 @@ CASES = {
         """
             import asyncio
             async def f():
+                asyncio.get_running_loop().slow_callback_duration = 1000
                 await asyncio.sleep(0)
                 raise ValueError(1)
             asyncio.run(f())

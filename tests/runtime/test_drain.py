@@ -147,8 +147,8 @@ async def test_a_request_under_way_is_told_too(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", KEEPING)
 @awaited
 async def test_idle_connections_are_closed_where_that_is_asked_for(name: str, tmp_path: Path) -> None:
-    async with Agent(tmp_path, *KEEPING[name]) as agent, connected(agent) as kept, connected(agent) as fresh:
-        await ask(kept)
+    async with Agent(tmp_path, *KEEPING[name]) as agent, connected(agent) as fresh, connected(agent) as kept:
+        await ask(kept)  # who came before is accepted too when this is answered
         await answer(kept)
         drain(agent, close_idle=True)
         assert await left(agent) == 0
@@ -375,6 +375,8 @@ async def test_an_mcp_session_that_listens_does_not_hold_the_exit_up(tmp_path: P
         )
         status, headers = parsed(await listening[0].readuntil(b"\r\n\r\n"))
         assert (status, headers["content-type"]) == (200, "text/event-stream")
+        drain(agent, close_idle=True)
+        assert await first[0].read() == b""
         drain(agent, 0.5, close_idle=True)
         assert await left(agent) == 1
         assert await ended(agent.current) == -signal.SIGTERM

@@ -339,6 +339,7 @@ def test_who_calls_is_heard_after_go_and_who_knocks_before(name: str, newcomer: 
         assert not guest.said("cannot")
         guest.signal(signal.SIGTERM)
         guest.out()
+        guest.hear_all()
         assert not guest.said("closed")
 
 

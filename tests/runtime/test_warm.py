@@ -587,10 +587,11 @@ def test_what_modules_have_registered_for_the_end_is_done_by_the_instance_alone(
     program = script(
         tmp_path,
         """
-        import atend, concurrent.futures, sys, time
-        pool = concurrent.futures.ThreadPoolExecutor(1)
-        pool.submit(lambda: (time.sleep(0.05), print("awaited")))
+        import atend, concurrent.futures, sys, threading, time
+        pool, over = concurrent.futures.ThreadPoolExecutor(1), threading.Event()
+        pool.submit(lambda: (over.wait(), time.sleep(0.05), print("awaited")))
         print("main is over")
+        over.set()
         """,
     )
     with Warm(["atend"], trial=how == "fork", environ=environ) as warm:
