@@ -28,7 +28,12 @@ print(sum(share(path) for path in glob.glob("/proc/[0-9]*/smaps_rollup") if path
 
 ZOMBIES = """
 import glob
-states = [open(path).read().rpartition(") ")[2].split() for path in glob.glob("/proc/[0-9]*/stat")]
+states = []
+for path in glob.glob("/proc/[0-9]*/stat"):
+    try:
+        states.append(open(path).read().rpartition(") ")[2].split())
+    except OSError:  # it has ended meanwhile
+        pass
 print(sum(state[0] == "Z" for state in states), len(states))
 """
 

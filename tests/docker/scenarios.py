@@ -193,7 +193,7 @@ def is_healthy(rig: Rig) -> str:
         assert container.get(8102, "/health") == '{"status":"ok"}'
         said = container.messages()
         assert "prod mode (meshsup is PID 1), not watching" in said[0], said
-        assert container.zombies()[0] == 0
+        wait_for(lambda: container.zombies()[0] == 0, "no zombies", 20)  # the engine's own checks come and go
         check = _median_seconds(lambda: container.execute("meshsup", "health"))
         memory = container.memory()
     return (

@@ -53,14 +53,38 @@ def wait_for(fact: Callable[[], T], timeout: float = 30.0) -> T:
         time.sleep(0.02)
 
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on, below the range that the kernel hands out to outgoing connections."""
+    """A port that nobody listens on, below the range that the kernel hands out to outgoing connections.
+
+    None is given twice: nobody may listen on the first one yet. Workers of pytest-xdist each have ports of their own.
+    """
     while True:
-        port = random.randint(12000, 31999)
+        port = random.randrange(12000 + WORKER, 32000, WORKERS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
+
+
+def overwrite(file: Path, text: str) -> None:
+    """Save in place, as editors without atomic saves do, but in one write: a busy machine that stopped us between the
+    emptying of a file and its writing would make two saves of one."""
+    content = text.encode()
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        written = os.write(descriptor, content)
+        assert written == len(content), f"{file}: only {written} bytes could be written"
+        if os.fstat(descriptor).st_size > written:
+            os.ftruncate(descriptor, written)
+    finally:
+        os.close(descriptor)
 
 
 def get(port: int, path: str = "/", *, host: str = "127.0.0.1", timeout: float = 10.0) -> tuple[int, str]:
@@ -145,6 +169,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 ThreadingHTTPServer.allow_reuse_address = True
+ThreadingHTTPServer.request_queue_size = 128  # with its own five, a busy machine loses callers before they are accepted
 ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
 """
 
@@ -177,7 +202,7 @@ class Mesh:
     def write(self, path: str, text: str) -> Path:
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(textwrap.dedent(text), encoding="utf-8")
+        overwrite(file, textwrap.dedent(text))
         return file
 
     def edit(self, path: str, old: str, new: str) -> None:
@@ -185,7 +210,7 @@ class Mesh:
         file = self.root / path
         text = file.read_text()
         assert old in text, f"{path} does not hold {old!r}"
-        file.write_text(text.replace(old, new))
+        overwrite(file, text.replace(old, new))
 
     def save_atomically(self, path: str, text: str) -> None:
         """Save as most editors do: a temporary file beside it, moved over it."""
@@ -311,13 +336,32 @@ class Mesh:
 
         return wait_for(look, timeout)
 
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send it to the process of the agent; its pid."""
+        pid = self.agent(name).pid
+        assert pid is not None, f"{name} has no process"  # a pid of 0 would be all of us
+        os.kill(pid, number)
+        return pid
+
+    def reload(self, name: str) -> None:
+        """`reload`, and until nothing of the old one is left: it answers for a moment beside the new one."""
+        old = self.agent(name).pid
+        self.ok("reload", name)
+        self.wait_gone(old)
+
+    def wait_gone(self, pid: int | None, timeout: float = 30.0) -> None:
+        """Until that process has ended: an old generation, which answers for a moment beside the new one."""
+        wait_for(lambda: pid is None or not alive(pid), timeout)
+
     @contextlib.contextmanager
-    def only_restarts(self, *names: str) -> Iterator[None]:
-        """What is done inside restarts exactly these agents, each once; the others keep pid and generation."""
+    def only_restarts(self, *names: str, timeout: float = 30.0) -> Iterator[None]:
+        """What is done inside restarts exactly these agents, each once; the others keep pid and generation. Afterwards
+        nothing of the old ones is left, so that only the new ones can answer: for a moment both do."""
         before = self.wait_ready()
         yield
         for name in names:
-            self.wait_generation(name, before[name].generation)
+            self.wait_generation(name, before[name].generation, timeout)
+            self.wait_gone(before[name].pid)
         after = self.wait_ready()
         restarted = {name for name in after if after[name].pid != before[name].pid}
         assert restarted == set(names)
@@ -383,9 +427,22 @@ class Mesh:
         return rows
 
     def log(self, name: str = "meshsup") -> str:
-        """The log file of an agent, or the supervisor's; '' while there is none."""
-        file = self.state_dir / "logs" / f"{name}.log"
-        return file.read_text(errors="replace") if file.exists() else ""
+        """The log file of an agent, or the supervisor's; '' while there is none. A thread writes it: what has happened
+        is not in it yet. See ``wait_log``."""
+        try:
+            return (self.state_dir / "logs" / f"{name}.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def wait_log(self, text: str, name: str = "meshsup", *, count: int = 1) -> None:
+        """Until that log file has the text, so many times at least."""
+
+        def look() -> bool:
+            said = self.log(name)
+            assert said.count(text) >= count, f"{text!r} is not {count} times in {said[-2000:]!r}"
+            return True
+
+        wait_for(look)
 
     def events(self, *kinds: str, agent: str | None = None) -> list[dict[str, Any]]:
         """What is in events.jsonl, oldest first; a line that is still being written is left out."""
@@ -448,7 +505,8 @@ class Mesh:
             for view in self.snapshot().agents:
                 print(view)
         for file in sorted(self.root.glob("foreground-*.out")) + sorted((self.state_dir / "logs").glob("*")):
-            print(f"---- {file.name}\n{file.read_text(errors='replace')[-4000:]}")
+            with contextlib.suppress(OSError):  # it may be rotated away meanwhile
+                print(f"---- {file.name}\n{file.read_text(errors='replace')[-4000:]}")
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ import signal
 from itertools import count
 from pathlib import Path
 
-from tests.e2e.harness import Mesh, wait_for
+from tests.e2e.harness import Mesh, overwrite, wait_for
 
 
 def test_without_descriptors_agents_wait_and_the_mesh_goes_on(mesh: Mesh) -> None:
     """However many are left: a start needs several, and may fail at each of them."""
     mesh.serving("a", "b", keys="backoff = { initial = 0.1, max = 0.1 }\n")
     mesh.up()
+    mesh.wait_log("all 2 agents are ready")  # its file is open by then
     supervisor, before = mesh.snapshot().pid, mesh.pids()
     most = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
     resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, most[1]))
@@ -41,8 +42,9 @@ def test_a_files_name_cannot_speak_for_the_supervisor(mesh: Mesh) -> None:
     mesh.write("data/calm.md", "1")
     mesh.up()
     name = b"x\nb crashed: exit 1\x1b[2J\xff.md"
-    with mesh.only_restarts("a"), open(os.fsencode(mesh.root) + b"/data/" + name, "wb") as file:  # noqa: PTH123
-        file.write(b"1")
+    with mesh.only_restarts("a"):
+        overwrite(Path(os.fsdecode(os.fsencode(mesh.root) + b"/data/" + name)), "1")
+    mesh.wait_log("(generation 2)")
     said = [row.split("] ", 1)[-1] for row in mesh.log().splitlines()]
     assert not any(row.startswith("b crashed") for row in said)
     assert any("Reloading a (data/x\\nb crashed: exit 1\\x1b[2J\\udcff.md (watch: data/**))" in row for row in said)

@@ -7,14 +7,13 @@ import os
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.harness import Mesh, fresh_mesh, get, server, wait_for
 
-PATIENT = "backoff = { initial = 1.5 }\n"
+PATIENT = "backoff = { initial = 4 }\n"  # so long that nobody who looks can miss it
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +36,21 @@ def kill(mesh: Mesh, name: str) -> int:
 def test_killed_agents_are_back_at_once_the_first_time_then_after_a_while(running: Mesh) -> None:
     bystander = running.wait_ready()["bystander"].pid
     kill(running, "fragile")
-    killed_at = time.monotonic()
     wait_for(lambda: running.agent("fragile").restarts == 1 and running.answer("fragile"))
-    assert time.monotonic() - killed_at < 5, "the first restart waits for nothing"
     running.wait_ready()
+    running.wait_log("fragile is ready in", count=2)
+    assert "fragile is started again in" not in running.log(), "the first restart waits for nothing"
     assert "SIGKILL" in running.agent("fragile").last + str(running.agent("fragile").failure)
 
     kill(running, "fragile")
     view = running.wait_state("fragile", "backoff")
-    assert view.pid is None and view.retry_in is not None and 0 < view.retry_in <= 1.8
+    assert view.pid is None and view.retry_in is not None and 0 < view.retry_in <= 4.8
     assert "SIGKILL" in str(view.failure)
     running.wait_ready()
     assert running.agent("fragile").restarts == 2
     assert running.pids()["bystander"] == bystander
-    assert "SIGKILL" in running.log()
+    running.wait_log("fragile crashed: killed by SIGKILL", count=2)
+    running.wait_log("fragile is started again in")
 
 
 def test_a_crash_after_a_good_reload_is_a_crash_and_no_failed_reload(mesh: Mesh) -> None:
@@ -152,7 +152,7 @@ def test_an_essential_agent_that_is_given_up_stops_the_whole_mesh(mesh: Mesh) ->
 
 
 def test_a_hung_agent_is_found_by_its_liveness_probe(mesh: Mesh) -> None:
-    mesh.serving("agent", keys="live = { http = '/', interval = 0.1, failures = 2, timeout = 0.5 }\n")
+    mesh.serving("agent", keys="live = { http = '/', interval = 0.1, failures = 2, timeout = 2 }\n")
     mesh.up()
     before = mesh.agent("agent")
     assert before.pid is not None
@@ -231,7 +231,7 @@ def test_a_mistake_of_meshsup_itself_stops_the_mesh_in_one_sentence(mesh: Mesh, 
     assert last.startswith("meshsup: internal error: ZeroDivisionError('nobody thought of two'); ")
     assert str(report) in last
     assert "Traceback" not in up.output()
-    assert not mesh.processes()
+    mesh.nothing_remains()
     with pytest.raises(OSError, match="refused"):
         get(port)
     assert other.read_text() == "mine"

@@ -36,7 +36,7 @@ def test_lines_are_prefixed_in_the_foreground_and_kept_in_files(mesh: Mesh) -> N
     assert line.startswith("agent")
     first = up.output().splitlines()[0]
     assert "dev" in first and "watch" in first.lower()
-    assert "hello from here" in mesh.log("agent")
+    mesh.wait_log("hello from here", "agent")
     assert "hello from here" in mesh.ok("logs", "agent")
     assert mesh.ok("logs", "agent", "-n", "1", "--grep", "nowhere").strip() == ""
 
@@ -59,6 +59,7 @@ def test_the_previous_run_and_the_previous_generation_are_kept_apart(mesh: Mesh)
     assert "first run" in mesh.ok("logs", "agent"), "also when nothing runs"
     mesh.config(saying(mesh, "second run"))
     mesh.up()
+    mesh.wait_log("second run", "agent")
     assert "first run" not in mesh.log("agent")
     assert "first run" in (mesh.state_dir / "logs/agent.log.1").read_text()
     mesh.config(saying(mesh, "third generation"))
@@ -129,7 +130,8 @@ def test_prod_writes_json_lines_and_no_files(mesh: Mesh) -> None:
     mesh.config(saying(mesh, "plain words", '{"level": "info", "message": "structured"}'))
     up = mesh.foreground("up", "--prod")
     wait_for(lambda: "structured" in up.output())
-    rows = [json.loads(line) for line in up.output().splitlines() if line.startswith("{")]
+    lines = [line for line in up.output().splitlines(keepends=True) if line.endswith("\n")]
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
     said = [row for row in rows if row.get("agent") == "agent"]
     assert any(row.get("text") == "plain words" for row in said)
     assert any(row.get("message") == "structured" and row["level"] == "info" for row in said)

@@ -57,11 +57,12 @@ def test_one_that_fails_is_said_with_its_reason(mesh: Mesh) -> None:
 def test_it_gives_up_after_its_time_and_the_mesh_goes_on(mesh: Mesh) -> None:
     gate = mesh.root / "enough"
     waiting = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists():\n    time.sleep(0.02)\n"
-    mesh.serving("agent")
     mesh.write("agent.py", server("agent", waiting))
-    done = mesh.run("up", "--wait", "--timeout", "1.5")
+    # A registry of ours would have to be up first.
+    mesh.write("mesh.toml", f"[registry]\n{EXTERNAL.format(port=mesh.registry_port)}\n{mesh.table('agent')}")
+    done = mesh.run("up", "--wait", "--timeout", "3")
     assert done.code == 124
-    assert "not ready after 1.5 s: agent (starting" in done.err and "the mesh goes on" in done.err
+    assert "not ready after 3 s: agent (starting" in done.err and "the mesh goes on" in done.err
     again = mesh.foreground("up", "--wait")
     wait_for(lambda: "agent: starting" in again.output())
     gate.touch()
