@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from tests.e2e.harness import REPOSITORY, Mesh, fresh_mesh, get, wait_for
+from tests.e2e.harness import REPOSITORY, Mesh, fresh_mesh, get, overwrite, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_after_a_reload_the_agent_is_registered_again_and_found(example: Mesh) -
         example.edit("examples/retriever.py", "Tea needs water", "Tea wants water")
     status, text = get(example.port("planner"), "/?goal=make+tea")
     assert (status, json.loads(text)["notes"]) == (200, ["Tea wants water just off the boil and three minutes."])
-    assert len(example.registered("?capability=retrieve")) == 1, "the record of the old generation is a ghost"
+    wait_for(lambda: len(example.registered("?capability=retrieve")) == 1)  # that of the old generation is no ghost
 
 
 def test_what_changes_nothing_restarts_nothing(example: Mesh) -> None:
@@ -93,7 +93,7 @@ def test_what_changes_nothing_restarts_nothing(example: Mesh) -> None:
     before = example.wait_ready()
     os.utime(planner)
     os.utime(example.root / "examples/common.py")
-    planner.write_text(planner.read_text())
+    overwrite(planner, planner.read_text())
     example.write("examples/test_planner.py", "def test_nothing(): pass\n")
     example.write("examples/scratch.py", "raise SystemExit('nobody imports this')\n")
     for number in range(2):
@@ -153,4 +153,4 @@ def test_history_tells_what_was_reloaded_and_why(example: Mesh) -> None:
         example.edit("examples/planner.py", "# Read once", "# Read one time")
     said = example.ok("history")
     assert "planner" in said and "examples/planner.py" in said
-    assert "Reload completed: planner in " in example.log()
+    example.wait_log("Reload completed: planner in ")

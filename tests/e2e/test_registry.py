@@ -58,16 +58,16 @@ def test_kill_9_of_the_registry_brings_it_back_with_everybody_in_it(running: Mes
 def test_records_of_old_generations_are_withdrawn_on_every_exit(running: Mesh) -> None:
     running.wait_ready()
     running.ok("restart", "planner")
-    os.kill(running.agent("other").pid or 0, signal.SIGKILL)
-    running.wait_generation("other", running.agent("other").generation - 1)
-    wait_for(lambda: running.agent("other").restarts > 0)
+    generation = running.agent("other").generation
+    running.kill("other")
+    running.wait_generation("other", generation)
     running.wait_ready()
     current = {f"{name}-{view.generation:04d}" for name, view in running.agents().items()}
-    assert {row["id"] for row in running.registered()} == current
+    wait_for(lambda: {row["id"] for row in running.registered()} == current)
     running.ok("stop", "planner")
-    assert {row["name"] for row in running.registered()} == {"other"}
+    wait_for(lambda: {row["name"] for row in running.registered()} == {"other"})
     running.ok("start", "planner")
-    assert running.agent("planner").registered == "yes"
+    wait_for(lambda: running.agent("planner").registered == "yes")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_an_external_registry_shared_by_two_meshes(mesh: Mesh) -> None:
         mesh.write(f"{place}/{place}.py", server(place))
         mesh.write(f"{place}/mesh.toml", external + mesh.table(place, CAPABLE))
         mesh.ok("-C", place, "up", "--wait")
-    assert {row["name"] for row in mesh.registered()} == {"one", "two"}
+    wait_for(lambda: {row["name"] for row in mesh.registered()} == {"one", "two"})
     mesh.ok("-C", "one", "down")
     assert {row["name"] for row in mesh.registered() if row["status"] == "healthy"} == {"two"}
     mesh.ok("-C", "two", "down")
@@ -155,7 +155,7 @@ def test_a_registry_that_is_unreachable_or_answers_nonsense_does_not_keep_agents
     mesh.wait_state("planner", "ready")
     assert mesh.agent("planner").registered == "no"
     assert mesh.answer("planner") == "planner one"
-    assert str(mesh.registry_port) in mesh.log()
+    mesh.wait_log(str(mesh.registry_port))
 
     with ThreadingHTTPServer(("127.0.0.1", mesh.registry_port), Nonsense) as nonsense:
         Thread(target=nonsense.serve_forever, daemon=True).start()
