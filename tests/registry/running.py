@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test gives up on something that should happen soon."""
 
 JSON = {"Content-Type": "application/json"}

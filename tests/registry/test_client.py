@@ -68,14 +68,13 @@ def test_a_refusal_has_the_registrys_reason(registry: Running) -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
     async def steps(client: RegistryClient) -> None:
-        with pytest.raises(RegistryError, match=f"the registry at http://127.0.0.1:{port} does not answer"):
+        with pytest.raises(RegistryError, match=f"the registry at {client.url} does not answer"):
             await client.health()
 
-    talk(f"http://127.0.0.1:{port}", steps)
+    with socket.socket() as held:  # nobody else gets it, and nobody listens
+        held.bind(("127.0.0.1", 0))
+        talk(f"http://127.0.0.1:{held.getsockname()[1]}", steps)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.harness import free_port
 from tests.registry.running import PATIENCE, Running, eventually, running
 
 pytest.importorskip("mesh", reason="needs the mcp-mesh SDK (extra: test)")
@@ -113,12 +114,13 @@ def issue(registry: Running, generation: int) -> None:
     assert registry.ask("PUT", "/owners/me/ids", {"ids": ids}).status == 200
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_two_agents_find_each_other_and_outlive_a_kill_and_restarts(tmp_path: Path) -> None:
     store = tmp_path / "registry.db"
     with ExitStack() as stage:
-        registry = stage.enter_context(running(store=store))
-        port = registry.port
+        # Not one that the kernel hands out: agents that look for a registry that is away would get it for themselves.
+        port = free_port()
+        registry = stage.enter_context(running(store=store, port=port))
         clock = stage.enter_context(started(tmp_path, CLOCK, "clock-0001", port))
         stage.enter_context(started(tmp_path, GREETER, "greeter-0001", port))
         issue(registry, 1)

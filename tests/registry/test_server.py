@@ -526,6 +526,7 @@ def crowd() -> Iterator[Running]:
         yield one
 
 
+@pytest.mark.timeout(400)  # a minute where both cores are busy with something else
 def test_ten_thousand_agents_are_served_and_one_more_is_429(crowd: Running) -> None:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", crowd.port, timeout=PATIENCE)) as connection:
         _fill(crowd, connection)
@@ -545,10 +546,10 @@ def _fill(crowd: Running, connection: http.client.HTTPConnection) -> None:
         response.read()
         return response.status
 
-    # One short lease must not end before the last has come.
+    # No short lease must end before the last has come, and a slow machine takes its time for a thousand.
     for number in range(10_000):
         assert register(number) == 200
-        if number % 1000 == 0:
+        if number % 250 == 0:
             crowd.ask("POST", "/owners/crowd/lease", {"ttl": 600})
     crowd.ask("POST", "/owners/crowd/lease", {"ttl": 600})
     assert register(10_000) == 429
