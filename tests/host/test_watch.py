@@ -21,7 +21,7 @@ from mesh_supervisor.host import batch, filesystems, polling, watch
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.watch import Watcher, WatchStatus
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds until a fact that does not come is a failure; never waited for when all is well."""
 
 
@@ -32,7 +32,7 @@ class Watching:
         self.root = root
         self.batches: list[frozenset[Path]] = []
         self.notices: list[str] = []
-        self.overflows = 0
+        self.overflows = self._markers = 0
         self._news = asyncio.Event()
         patterns = options.pop("patterns", ())
         state_dir = options.pop("state_dir", root / ".mesh")
@@ -91,11 +91,13 @@ class Watching:
         self.batches.clear()
 
     async def settled(self) -> set[Path]:
-        """Everything reported up to now: a marker written now is reported after all that came before it."""
-        marker = self.root / "marker.py"
-        marker.write_text(str(time.monotonic_ns()))
+        """Everything reported up to now: a marker written now is reported after all that came before it. Another one
+        each time: of the one before, something may be reported still."""
+        self._markers += 1
+        marker = self.root / f"marker{self._markers}.py"
+        marker.write_text("x")
         await self.until(lambda: marker in self.reported)
-        reported = self.reported - {marker}
+        reported = {path for path in self.reported if not path.name.startswith("marker")}
         self.batches.clear()
         return reported
 
