@@ -46,7 +46,8 @@ def test_an_environment_with_problems(root: Path, meshsup: Command) -> None:
     (root / "python").write_text("#!/bin/sh\necho 'no such library' >&2\n")
     (root / "python").chmod(0o755)
     (root / "uv.lock").touch()
-    (root / ".mesh").mkdir(mode=0o755)
+    (root / ".mesh").mkdir()
+    (root / ".mesh").chmod(0o755)  # whatever the umask is
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (root / "mesh.toml").write_text(

@@ -224,7 +224,7 @@ def test_all_else_goes_the_long_way(line: str) -> None:
 
 
 def test_what_only_click_understands_is_answered_too(mesh: FakeMesh, meshsup: Command) -> None:
-    assert said(meshsup("health", "--timeout=0.5", "--", "planner")) == (0, "ready: 1 of 1 agent is ready")
+    assert said(meshsup("health", "--timeout=30.5", "--", "planner")) == (0, "ready: 1 of 1 agent is ready")
     assert "--nonsense" in meshsup("health", "--nonsense").err
     assert meshsup("health", "--timeout", "-1").code == 2
     assert meshsup("health", "--help").out.startswith("Usage: meshsup health")

@@ -21,6 +21,7 @@ from mesh_supervisor.host.peer import Peer
 from mesh_supervisor.locate import Place, control_socket
 from tests.cli.conftest import Command
 from tests.control.fake import PLANNER, FakeMesh, brief, running
+from tests.registry.running import eventually
 
 
 @pytest.fixture
@@ -115,13 +116,14 @@ def test_starting_and_stopping_are_told(meshsup: Command, started: Any, folder: 
 def test_one_that_does_not_answer_is_listed_as_such(
     monkeypatch: pytest.MonkeyPatch, meshsup: Command, started: Any, folder: Path
 ) -> None:
-    monkeypatch.setattr(meshes, "PATIENCE", 0.3)
-    started("shop")
+    monkeypatch.setattr(meshes, "PATIENCE", 1.0)
+    shop = control_socket(started("shop").place.state_dir)
     with socket.socket(socket.AF_UNIX) as silent:
         path = control_socket(place_of(folder / "hung").state_dir)
         silent.bind(str(path))
         silent.listen()
-        found = {one.socket: one for one in meshes.running()[0]}
+        # One look in which the other has answered: on a busy machine it may be late as well.
+        found = eventually(lambda: _with_an_answer_of(shop), "the other one answers")
         assert found[path].brief is None
         assert found[path].pid == os.getpid()
         assert meshes.json_of(found[path]) == {
@@ -129,12 +131,17 @@ def test_one_that_does_not_answer_is_listed_as_such(
             "socket": str(path),
             "pid": os.getpid(),
             "state": "no answer",
-            "trouble": "the supervisor does not answer within 0.3 s",
+            "trouble": "the supervisor does not answer within 1 s",
         }
         row = meshes.table([found[path]])[1]
         assert re.split(r"  +", row) == ["-", str(os.getpid()), "no answer", "-", "-", "-", str(path)]
-        assert found[control_socket(folder / "shop" / ".mesh")].brief is not None
         assert f"pid {os.getpid()}: the supervisor does not answer" in meshes.remarks([found[path]], blind=False)[0]
+
+
+def _with_an_answer_of(socket: Path) -> dict[Path, meshes.Found]:
+    """All that one look finds; nothing if this one has not answered in it."""
+    found = {one.socket: one for one in meshes.running()[0]}
+    return found if found[socket].brief is not None else {}
 
 
 def test_a_control_sock_of_some_other_program_is_left_alone(folder: Path) -> None:

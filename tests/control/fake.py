@@ -166,7 +166,7 @@ def running(fake: FakeMesh) -> Iterator[FakeMesh]:
     thread = threading.Thread(target=lambda: asyncio.run(_serve(fake, started, stops)))
     thread.start()
     try:
-        assert started.wait(10)
+        assert started.wait(60)
         yield fake
     finally:
         fake.hang.set()

@@ -403,9 +403,11 @@ def process(place: Place) -> Iterator[subprocess.Popen[str]]:
     argv = [sys.executable, "-m", "tests.control.fake", str(place.root)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        yield child
-        child.kill()
+        try:
+            assert child.stdout.readline() == "ready\n"
+            yield child
+        finally:
+            child.kill()
 
 
 def test_the_end_of_the_process_can_be_waited_for(process: subprocess.Popen[str], place: Place) -> None:

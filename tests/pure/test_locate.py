@@ -315,7 +315,8 @@ def test_a_supervisor_with_another_runtime_dir_is_found(mesh: MeshFile, monkeypa
 
 def test_a_folder_that_others_can_enter_is_refused(mesh: MeshFile, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = mesh.root / "shared"
-    shared.mkdir(mode=0o755)
+    shared.mkdir()
+    shared.chmod(0o755)  # whatever the umask is
     monkeypatch.setattr("mesh_supervisor.locate._short_folders", lambda: [shared])
     with pytest.raises(ConfigError, match="is not yours alone"):
         control_socket(deep(mesh.root))
