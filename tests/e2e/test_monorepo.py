@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Mesh, fresh_mesh, server, wait_for
+from tests.e2e.harness import Mesh, fresh_mesh, overwrite, server, wait_for
 
 UV = Path(sys.executable).with_name("uv")
 NODE = shutil.which("node")
@@ -183,10 +183,10 @@ def test_a_broken_library_takes_nobody_down(monorepo: Mesh) -> None:
     before = monorepo.wait_ready()
     manners = monorepo.root / "libs/shared/src/shared/manners.py"
     good = manners.read_text()
-    manners.write_text("def polite(:\n")
+    overwrite(manners, "def polite(:\n")
     wait_for(lambda: all(monorepo.agent(name).rejection for name in ("alpha", "beta", "gamma")))
     assert monorepo.pids() == {name: view.pid for name, view in before.items()}
-    manners.write_text(good)
+    overwrite(manners, good)
     wait_for(lambda: not any(view.rejection for view in monorepo.agents().values()))
     assert monorepo.pids() == {name: view.pid for name, view in before.items()}
 

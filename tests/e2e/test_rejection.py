@@ -28,8 +28,12 @@ def pair() -> Iterator[Mesh]:
 def mended(pair: Mesh) -> Iterator[Mesh]:
     """The pair, with both files good again afterwards."""
     yield pair
-    pair.write("rules.py", "def greeting():\n    return 'hello'\n")
-    pair.write("planner.py", server("planner one", IMPORTING))
+    # Nothing that is as it was: that would be a change of its own, seen some time later, perhaps in the next test.
+    good = {"rules.py": "def greeting():\n    return 'hello'\n", "planner.py": server("planner one", IMPORTING)}
+    for name, text in good.items():
+        file = pair.root / name
+        if not file.exists() or file.read_text() != text:
+            pair.write(name, text)
     pair.wait_answer("planner", "planner one")
     wait_for(lambda: pair.agent("planner").rejection is None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ def reload_until_warm(mesh: Mesh, name: str = "agent") -> None:
     """Warm processes are made ready beside the agents' work; a reload that comes too soon is a cold one."""
 
     def look() -> bool:
-        mesh.ok("reload", name)
+        mesh.reload(name)
         assert how(mesh, name) != COLD, mesh.row(name)
         return True
 
@@ -55,7 +56,7 @@ def test_a_save_is_answered_by_a_warm_instance(running: Mesh) -> None:
     running.wait_word("agent", "second")
     running.wait_ready()
     assert how(running) != COLD
-    assert int(running.answer("agent").split()[1]) == running.agent("agent").pid
+    wait_for(lambda: int(running.answer("agent").split()[1]) == running.agent("agent").pid)
 
 
 def test_what_the_first_requests_import_is_imported_ahead_of_the_next_generation(mesh: Mesh) -> None:
@@ -74,30 +75,34 @@ def test_what_the_first_requests_import_is_imported_ahead_of_the_next_generation
     reload_until_warm(mesh)
     before = wait_for(modules)
     assert json.loads(get(mesh.port("agent"), "/early")[1]) == {"early": False}
-    mesh.ok("reload", "agent")  # the last words of the one that goes
+    mesh.reload("agent")  # the last words of the one that goes
     wait_for(lambda: modules() > before, 60)
-    mesh.ok("reload", "agent")
+    mesh.reload("agent")
     assert json.loads(get(mesh.port("agent"), "/early")[1]) == {"early": True}
     assert how(mesh) != COLD
 
 
 def test_a_crash_restart_is_warm(running: Mesh) -> None:
     running.wait_ready()
-    view = running.agent("agent")
-    os.kill(view.pid or 0, signal.SIGKILL)
-    running.wait_generation("agent", view.generation)
+    generation = running.agent("agent").generation
+    running.kill("agent")
+    running.wait_generation("agent", generation)
     assert how(running) != COLD
+
+
+def warm_processes(mesh: Mesh) -> list[int]:
+    """Those from which no agent runs."""
+    known = {mesh.snapshot().pid, mesh.registry().pid, *mesh.pids().values()}
+    return [pid for pid, line in mesh.processes().items() if pid not in known and "runtime" in line]
 
 
 def test_a_template_that_is_killed_harms_nobody(running: Mesh) -> None:
     """Instances live on; the next ones are cold until there is a template again."""
     before = {name: view.pid for name, view in running.wait_ready().items()}
-    supervisor = running.snapshot().pid
-    known = {supervisor, running.registry().pid, *before.values()}
-    warm = [pid for pid, line in running.processes().items() if pid not in known and "runtime" in line]
-    assert warm, running.processes()
+    warm = wait_for(lambda: warm_processes(running))
     for pid in warm:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # some come and go: what is tried before it is warm
+            os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in warm))
     assert {name: view.pid for name, view in running.wait_ready().items()} == before
     running.ok("reload", "agent")
@@ -108,16 +113,16 @@ def test_a_template_that_is_killed_harms_nobody(running: Mesh) -> None:
 
 def test_a_template_that_hangs_harms_nobody(running: Mesh) -> None:
     before = {name: view.pid for name, view in running.wait_ready().items()}
-    known = {running.snapshot().pid, running.registry().pid, *before.values()}
-    warm = [pid for pid, line in running.processes().items() if pid not in known and "runtime" in line]
+    warm = wait_for(lambda: warm_processes(running))
     for pid in warm:
-        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
     try:
         running.ok("reload", "agent")
         assert running.wait_ready()["agent"].pid != before["agent"]
     finally:
         for pid in warm:
-            if alive(pid):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
 
