@@ -17,7 +17,7 @@ from tests.e2e.harness import REPOSITORY, Mesh, fresh_mesh, wait_for
 
 pytest.importorskip("_mcp_mesh", reason="needs the mcp-mesh SDK (extra `test`)")
 
-HEALTHY = {"clock": "healthy", "greeter": "healthy"}
+pytestmark = pytest.mark.timeout(300)  # they start slowly, and several times
 
 
 @pytest.fixture(scope="module")
@@ -71,26 +71,27 @@ def test_they_register_themselves_and_resolve_each_other(example: Mesh) -> None:
 
 
 def test_an_edit_restarts_one_and_the_other_calls_the_new_one(example: Mesh) -> None:
-    with example.only_restarts("clock"):
+    with example.only_restarts("clock", timeout=60):
         example.edit("clock.py", "datetime.now().isoformat", '"2042, " + datetime.now().isoformat')
     wait_for(lambda: "it is 2042" in greet(example), timeout=40)
-    assert len([row for row in example.registered() if row["name"] == "clock"]) == 1
+    wait_for(lambda: len([row for row in example.registered() if row["name"] == "clock"]) == 1)
 
 
 def test_kill_9_of_one_is_survived(example: Mesh) -> None:
     before = example.wait_ready()
-    os.kill(before["clock"].pid or 0, signal.SIGKILL)
+    example.kill("clock")
     wait_for(lambda: example.agent("clock").generation > before["clock"].generation)
     example.wait_ready(timeout=60)
     assert example.agent("greeter").pid == before["greeter"].pid
     wait_greeting(example)
-    assert len([row for row in example.registered() if row["name"] == "clock"]) == 1
+    wait_for(lambda: len([row for row in example.registered() if row["name"] == "clock"]) == 1)
 
 
 def test_a_restart_of_the_registry_is_survived(example: Mesh) -> None:
     before = example.wait_ready()
     pid = example.registry().pid
-    os.kill(pid or 0, signal.SIGKILL)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
     wait_for(lambda: example.registry().pid not in (None, pid) and example.snapshot().registry_up)
     after = example.wait_ready(timeout=60)
     assert {name: view.pid for name, view in after.items()} == {name: view.pid for name, view in before.items()}
@@ -106,28 +107,29 @@ def test_a_registry_that_comes_back_empty_learns_them_again(example: Mesh) -> No
     stores = [file for file in example.state_dir.iterdir() if file.name.startswith("registry.")]
     assert stores
     pid = example.registry().pid
-    os.kill(pid or 0, signal.SIGSTOP)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
     for file in stores:
         file.unlink()
-    os.kill(pid or 0, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     wait_for(lambda: example.registry().pid not in (None, pid) and example.snapshot().registry_up)
     wait_for(lambda: {row["name"] for row in example.registered()} == {"clock", "greeter"}, timeout=60)
     wait_greeting(example)
 
 
 def test_reloads_of_one_lose_no_call_that_comes_through_the_other(example: Mesh) -> None:
-    """50 calls of the greeter a second; each asks the clock, which is reloaded five times meanwhile. 100 are nearly all
-    that one greeter can do: once behind, it stays behind."""
+    """25 calls of the greeter a second; each asks the clock, which is reloaded five times meanwhile. 100 are nearly all
+    that one greeter can do, on a machine that does nothing else: once behind, it stays behind."""
     example.wait_ready(timeout=60)
     wait_greeting(example)
-    command = http_load(example.port("greeter"), "/mcp", rate=50, body=json.dumps(GREET), expect="Hello Ada, it is")
+    command = http_load(example.port("greeter"), "/mcp", rate=25, body=json.dumps(GREET), expect="Hello Ada, it is")
     with Load(command) as load:
         for number in range(1, 6):
             generation = example.agent("clock").generation
             example.edit("clock.py", "    return ", f"    # {number}\n    return ")
             example.wait_generation("clock", generation, timeout=60)
         answered = len(load.so_far())
-        wait_for(lambda: len(load.so_far()) > answered + 100)
+        wait_for(lambda: len(load.so_far()) > answered + 50)
         requests = load.stop()
     assert failures(requests) == {}, [request for request in requests if request.failure][:5]
     assert {row["outcome"] for row in example.history("clock")} == {"completed"}

@@ -79,7 +79,7 @@ def test_every_orphan_is_reaped(mesh: Mesh) -> None:
         crashed = mesh.agent("mother")
         subprocess.run(["kill", "-9", str(box.outside(crashed.pid))], check=True)
         wait_for(lambda: box.says("mother crashed: killed by SIGKILL"))
-        mesh.wait_generation("mother", crashed.generation)
+        mesh.wait_generation("mother", crashed.generation, timeout=60)
         wait_for(lambda: not box.zombies())
 
 
@@ -142,6 +142,12 @@ def test_who_follows_the_log_and_does_not_read_it_adds_hardly_anything_to_that(m
     """A terminal that was paused: what is sent to it waits, and the engine does not."""
     mesh.write("stubborn.py", server("stubborn one", DEAF + CHATTERS))
     mesh.config(mesh.table("stubborn", STUBBORN), mesh="stop_timeout = 1")
+    # A busy machine can take that long by itself, but not each time.
+    assert any(seconds_to_the_end_with_a_paused_follower(mesh) < 2.5 for _ in range(3))
+
+
+def seconds_to_the_end_with_a_paused_follower(mesh: Mesh) -> float:
+    """After the agents were killed."""
     with boxed(mesh) as box, socket.socket(socket.AF_UNIX) as paused:
         paused.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         paused.connect(str(mesh.state_dir / "control.sock"))
@@ -152,9 +158,10 @@ def test_who_follows_the_log_and_does_not_read_it_adds_hardly_anything_to_that(m
         box.wait_says("not everything stopped within 1 s; the rest is killed")
         began = time.monotonic()
         assert box.wait() == 0
-        assert time.monotonic() - began < 2.5
+        took = time.monotonic() - began
         assert box.says("stopped", "meshsup")
         assert box.errors() == ""
+        return took
 
 
 GIVES_UP = """
@@ -407,7 +414,7 @@ SMALL_INIT = Surroundings(init="docker-init")
 def test_the_child_of_a_small_init_is_what_the_container_was_started_for(mesh: Mesh) -> None:
     mesh.serving("agent")
     with boxed(mesh, around=SMALL_INIT) as box:
-        assert "prod mode (docker-init is PID 1 and has started it)" in box.log()[0]["text"]
+        assert "prod mode (docker-init is PID 1 and has started it)" in wait_for(box.log)[0]["text"]
 
 
 @pytest.mark.parametrize("name", ["systemd", "sh"])
@@ -416,8 +423,8 @@ def test_the_child_of_what_starts_many_is_one_of_them(mesh: Mesh, name: str) -> 
     mesh.write("agent.py", server("one", "print('listens on', os.environ['HOST'], flush=True)\n"))
     mesh.config(mesh.table("agent"))
     with boxed(mesh, around=Surroundings(init=name)) as box:
-        assert "prod mode (its parent is PID 1 and stdout is no terminal)" in box.log()[0]["text"]
-        assert box.says("listens on 127.0.0.1", "agent")
+        assert "prod mode (its parent is PID 1 and stdout is no terminal)" in wait_for(box.log)[0]["text"]
+        box.wait_says("listens on 127.0.0.1", "agent")
 
 
 def test_an_orphan_of_a_terminal_in_the_container_is_not_what_it_was_started_for(mesh: Mesh) -> None:

@@ -180,7 +180,7 @@ def test_the_environment_is_the_meshs(mesh: Mesh) -> None:
     mesh.wait_state("report", "starting", "ready")
     wait_for(lambda: "OF_THE_MESH" in mesh.log("report"))
     with terminal(mesh, "run", "report") as person:
-        person.see("}")
+        person.see("}\r\n")
         started = json.loads(person.screen[person.screen.index("{") : person.screen.rindex("}") + 1])
     assert (started["OF_THE_MESH"], started["MODEL"], started["TERM"]) == ("1", "small", "dumb")
     assert "MESHSUP_INSTANCE" not in started
@@ -203,6 +203,7 @@ def test_a_dependent_starts_once_it_serves(mesh: Mesh) -> None:
         assert starting.wait() == 0
 
 
+@pytest.mark.timeout(300)
 def test_an_sdk_agent_registers_itself_out_of_a_terminal(mesh: Mesh) -> None:
     pytest.importorskip("_mcp_mesh", reason="needs the mcp-mesh SDK (extra `test`)")
     shutil.copy(REPOSITORY / "examples/mcp_mesh/clock.py", mesh.root)
@@ -236,6 +237,7 @@ def test_run_debug_takes_over_under_debugpy(planner: Mesh) -> None:
     planner.write("debugpy/__init__.py", "")
     with terminal(planner, "run", "--debug", "planner") as person:
         person.see("planner: debugpy listens on 127.0.0.1:")
+        person.see(";")
         port = person.screen[person.screen.index("127.0.0.1:") + 10 :].partition(";")[0]
         person.see(f'["--listen", "127.0.0.1:{port}", "{planner.root}/planner.py"]')
         person.see("generation 2")
