@@ -149,7 +149,9 @@ class Guest:
         self._knocks[name] = answer
         try:
             with theirs:
-                self.channel.send("knock", (theirs.fileno(),), id=name, number=number)
+                told = self.channel.send("knock", (theirs.fileno(),), id=name, number=number)
+            if not told and not answer.done():  # it ended before it could be asked, while the pair was connected
+                answer.set_exception(ConnectionError("the channel was closed"))
             why = await answer
         except BaseException:
             ours.close()

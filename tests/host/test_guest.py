@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mesh_supervisor.host import guest
 from mesh_supervisor.host.channel import MOST_IN_A_WINDOW, MOST_UNSENT
 from mesh_supervisor.host.guest import MOST_PLACES, Guest, Told
 from mesh_supervisor.host.sockets import HeldSockets
@@ -424,6 +425,26 @@ def test_a_guest_that_goes_frees_those_who_wait() -> None:
             with pytest.raises(ConnectionError):
                 await knocking
             assert await asking == []
+
+    asyncio.run(main())
+
+
+def test_one_that_goes_while_it_is_being_called_on_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected = guest._connected_pair
+
+    async def main() -> None:
+        async with agent() as one:
+            port = port_of(one.serve())
+            await until(lambda: one.guest.serves(port))
+
+            async def connected_late() -> tuple[socket.socket, socket.socket]:
+                one.end.close()
+                await until(lambda: not one.guest.open)
+                return await connected()
+
+            monkeypatch.setattr(guest, "_connected_pair", connected_late)
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(one.guest.knock(port), PATIENCE)
 
     asyncio.run(main())
 
