@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -35,16 +33,6 @@ def _version(path: str) -> str | None:
     ask = [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     run = subprocess.run(ask, capture_output=True, text=True, check=False)
     return run.stdout.strip() if run.returncode == 0 else None
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """A shell's background job ignores SIGINT, and so would every program that is started from there."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(params=sorted(pythons()))
