@@ -17,6 +17,7 @@ import socket
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -126,6 +127,13 @@ def _patient(admit: Admit | None) -> type[H11Protocol]:
                 self._expect_nothing()
             else:
                 self._expect_head()
+
+        def send_400_response(self, msg: str) -> None:
+            # Nonsense behind an answer that is under way or given (413, and the body goes on): it can have no other.
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._expect_nothing()

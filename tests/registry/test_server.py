@@ -345,6 +345,20 @@ def test_a_large_body_is_refused_before_it_is_sent(registry: Running) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("begun", [b"10000\r\nx", b""], ids=["in the body", "at its beginning"])
+def test_nonsense_behind_an_answer_is_hung_up_on(registry: Running, begun: bytes) -> None:
+    """It can have no second answer; the first one stands, and no traceback is left (conftest.py looks)."""
+    with socket.create_connection(("127.0.0.1", registry.port), PATIENCE) as connection:
+        connection.sendall(HEAD.replace(b"POST", b"GET") + b"Transfer-Encoding: chunked\r\n\r\n" + begun)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        connection.sendall(b"x" * 65536 + b"\r\nnonsense\r\n")
+        with contextlib.suppress(ConnectionResetError):  # more was sent than anybody reads
+            while more := connection.recv(65536):
+                answer += more
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_chunks_are_counted(registry: Running) -> None:
     """Nothing declares the size, and the answer comes although the sender would go on for ever."""
     with socket.create_connection(("127.0.0.1", registry.port), PATIENCE) as connection:
