@@ -282,16 +282,26 @@ def test_a_debugger_attaches(planner: Mesh) -> None:
 
 @contextlib.contextmanager
 def editor(port: int) -> Iterator[None]:
-    """Attached to the debugger there, as an editor does."""
-    with wait_for(lambda: socket.create_connection(("127.0.0.1", port), 30)) as line:
+    """Attached to the debugger there, as an editor does: again, where debugpy hangs up because the program that it is
+    to debug has not come to it yet."""
+    with wait_for(lambda: attached(port)) as line:
+        line.sendall(dap(3, "configurationDone"))
+        yield
+
+
+def attached(port: int) -> socket.socket:
+    """Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        line = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
         line.sendall(dap(1, "initialize") + dap(2, "attach"))
         said = b""
         while b'"initialized"' not in said:
             more = line.recv(65536)
-            assert more, f"it hung up after {said!r}"
+            if not more:
+                raise ConnectionError(f"it hung up after {said!r}")
             said += more
-        line.sendall(dap(3, "configurationDone"))
-        yield
+        stack.pop_all()
+        return line
 
 
 def dap(number: int, command: str) -> bytes:
