@@ -14,7 +14,7 @@ SHORTEST_SECRET = 4
 
 # What JSON allows raw inside a string, and a terminal or a careless reader takes for more than a character; and lone
 # surrogates, which no UTF-8 can be made of.
-_RISKY_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+RISKY_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _NOT_SECRET = frozenset({"true", "false", "none", "null"})
 
@@ -33,12 +33,15 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def json_text(value: Any, *, indent: int | None = None, compact: bool = False) -> str:
+def json_text(
+    value: Any, *, indent: int | None = None, compact: bool = False, escaped: re.Pattern[str] = RISKY_IN_JSON
+) -> str:
     """JSON in which no character moves a cursor or turns the writing direction: those become ``\\u009b``, and the
-    value is the same. All else stays readable. One line without ``indent``."""
+    value is the same. All else stays readable. One line without ``indent``. ``escaped``: other characters instead,
+    none beyond U+FFFF."""
     separators = (",", ":") if compact else None
     encoded = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
-    return _RISKY_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded)
+    return escaped.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded)
 
 
 def counted(count: int, noun: str) -> str:

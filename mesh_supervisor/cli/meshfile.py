@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 
 from mesh_supervisor.cli.discover import Found
+from mesh_supervisor.wording import json_text
 
 HEAD = """\
 # Written by `meshsup init`; yours to edit. `meshsup check` says what it means, `meshsup up` runs it.
@@ -69,4 +70,4 @@ def _commented(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """As a TOML string: JSON's escapes are TOML's, but for DEL."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json_text(text, escaped=re.compile("\x7f"))

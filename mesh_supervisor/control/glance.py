@@ -54,8 +54,9 @@ class Glance:
     def brief(self) -> Brief:
         try:
             status, body = get(self._line, "/brief", "mesh", deadline=self._deadline, most=MOST)
-            if status == 200:
-                return Brief.from_json(json.loads(body))
+            if status != 200:
+                raise ValueError(f"status {status}")
+            return Brief.from_json(json.loads(body))
         except OSError as error:
             raise self._explained(error) from error
         except Endless as error:
@@ -63,11 +64,7 @@ class Glance:
                 f"{self.path}: answers with more than {MOST >> 20} MiB, which no supervisor of meshsup does"
             ) from error
         except (ValueError, RecursionError) as error:
-            raise self._of_another_version() from error
-        raise self._of_another_version()
-
-    def _of_another_version(self) -> MeshError:
-        return MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup")
+            raise MeshError(f"{self.path}: what answers there is no supervisor of this version of meshsup") from error
 
     def _explained(self, error: OSError) -> MeshError:
         # BlockingIOError: the kernel holds no more connections for it; nobody has accepted one for long.

@@ -6,13 +6,12 @@ JSON strings, which YAML takes over. A ``$`` would begin a variable for Compose 
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mesh_supervisor.wording import one_line
+from mesh_supervisor.wording import json_text, one_line
 
 WIDTH = 118
 
@@ -118,7 +117,7 @@ _UNSEEN = re.compile("[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def _quoted(text: str) -> str:
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+    return json_text(text, escaped=_UNSEEN)
 
 
 def _key(key: str) -> str:

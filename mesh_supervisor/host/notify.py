@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import resource
@@ -19,6 +18,7 @@ from pathlib import Path
 from mesh_supervisor.host.closing import MOST_WAITING, MOST_WITH_ONE, Closing
 from mesh_supervisor.host.lines import sanitize
 from mesh_supervisor.host.peer import SO_PASSRIGHTS, Peer
+from mesh_supervisor.runtime import wire
 
 LONGEST_MESSAGE = 16 * 1024
 MESSAGES_PER_TURN = 64
@@ -221,19 +221,16 @@ def _most_of_strangers() -> int:
     return max(MOST_WAITING, files // 4)
 
 
-def _read(line: socket.socket) -> tuple[bytes, Peer | None, array.array[int]]:
+def _read(line: socket.socket) -> tuple[bytes, Peer | None, list[int]]:
     """(message, its sender, descriptors that came along). The sender is None where the system does not tell, and pid 0,
     which nobody is, when it should. Raises BlockingIOError."""
     room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * MOST_WITH_ONE)
     flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
     message, ancillary, _, _ = line.recvmsg(LONGEST_MESSAGE, room, flags)
     sender = Peer(0, -1) if sys.platform == "linux" else None
-    descriptors = array.array("i")
     for level, kind, content in ancillary:
-        if level != socket.SOL_SOCKET:
+        if sys.platform != "linux" or (level, kind) != (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             continue
-        if kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-        elif sys.platform == "linux" and kind == socket.SCM_CREDENTIALS and len(content) >= _CREDENTIALS.size:
+        if len(content) >= _CREDENTIALS.size:
             sender = Peer(*_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[:2])
-    return message, sender, descriptors
+    return message, sender, wire.passed(ancillary)

@@ -114,9 +114,10 @@ def _patient(admit: Admit | None) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            refuse_descriptors(transport.get_extra_info("socket"))
-            self.app_state = {**self.app_state, "peer": _pid_of_peer(transport.get_extra_info("socket"))}
-            if admit is not None and not admit(transport.get_extra_info("socket")):
+            connection = transport.get_extra_info("socket")
+            refuse_descriptors(connection)
+            self.app_state = {**self.app_state, "peer": _pid_of_peer(connection)}
+            if admit is not None and not admit(connection):
                 transport.abort()
             else:
                 self._expect_head()

@@ -68,12 +68,18 @@ def take(sock: _socket.socket, *, wait: bool = True) -> tuple[bytes, list[int]] 
     """As ``receive``, but nothing is looked into yet. Raises OSError."""
     flags = _socket.MSG_CMSG_CLOEXEC | (0 if wait else _socket.MSG_DONTWAIT)
     packet, ancillary, _, _ = sock.recvmsg(LARGEST, _socket.CMSG_SPACE(_MOST_TAKEN * _SIZE), flags)
+    descriptors = passed(ancillary)
+    return (packet, descriptors) if packet or descriptors else None
+
+
+def passed(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a message, as recvmsg() returns them. They are the caller's."""
     descriptors: list[int] = []
     for level, kind, found in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             whole = range(0, len(found) - len(found) % _SIZE, _SIZE)
             descriptors.extend(int.from_bytes(found[at : at + _SIZE], sys.byteorder) for at in whole)
-    return (packet, descriptors) if packet or descriptors else None
+    return descriptors
 
 
 def unpack(packet: bytes) -> dict[str, Any]:
