@@ -20,7 +20,7 @@ import tempfile
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +120,13 @@ def open_files(pid: int) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             found.append(str(entry.readlink()))
     return found
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    """Those that are still there: some come and go, such as what is tried before it is warm."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,9 +497,7 @@ class Mesh:
                 foreground.process.terminate()
             self.nothing_remains()
         finally:
-            for pid in self.processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            signal_all(self.processes(), signal.SIGKILL)
             for foreground in self._foregrounds:
                 if foreground.process.poll() is None:
                     foreground.process.kill()

@@ -295,7 +295,5 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _pid_inside(process: int) -> int | None:
-    for line in procfs.read(f"/proc/{process}/status").splitlines():
-        if line.startswith(b"NSpid:"):
-            return int(line.split()[-1])
-    return None
+    pids = procfs.status(process, b"NSpid")
+    return int(pids[-1]) if pids else None

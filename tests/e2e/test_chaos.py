@@ -43,7 +43,7 @@ def test_a_files_name_cannot_speak_for_the_supervisor(mesh: Mesh) -> None:
     mesh.up()
     name = b"x\nb crashed: exit 1\x1b[2J\xff.md"
     with mesh.only_restarts("a"):
-        overwrite(Path(os.fsdecode(os.fsencode(mesh.root) + b"/data/" + name)), "1")
+        overwrite(mesh.root / "data" / os.fsdecode(name), "1")
     mesh.wait_log("(generation 2)")
     said = [row.split("] ", 1)[-1] for row in mesh.log().splitlines()]
     assert not any(row.startswith("b crashed") for row in said)

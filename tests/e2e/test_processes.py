@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -10,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.harness import Mesh, alive, children, open_files, server, wait_for
+from tests.e2e.harness import Mesh, alive, children, open_files, server, signal_all, wait_for
 
 DAUGHTER = (
     "import os, pathlib, sys, time; note = pathlib.Path(sys.argv[1]); "
@@ -105,9 +104,7 @@ def test_up_sweeps_what_an_earlier_supervisor_and_its_guardian_left(mesh: Mesh) 
     supervisor = mesh.snapshot().pid
     known = {supervisor, daughter, mesh.agent("mother").pid, mesh.registry().pid}
     os.kill(supervisor, signal.SIGSTOP)
-    for pid in mesh.processes().keys() - known:
-        with contextlib.suppress(ProcessLookupError):  # some come and go: what is tried before it is warm
-            os.kill(pid, signal.SIGKILL)
+    signal_all(mesh.processes().keys() - known, signal.SIGKILL)
     os.kill(supervisor, signal.SIGKILL)
     wait_for(lambda: not alive(supervisor))
     mesh.up()

@@ -426,15 +426,13 @@ def test_when_memory_runs_out_the_supervisor_goes_last_and_warm_processes_go_fir
     mesh.serving("agent")
     mesh.up()
     # Looked at once: the template may be replaced by a better one at any time.
-    template = wait_for(lambda: [offered(one.pid) for one in mesh.snapshot().warm if one.state == "warm" and one.pid])[
-        0
-    ]
+    warm = wait_for(lambda: [offered(one.pid) for one in mesh.snapshot().warm if one.state == "warm" and one.pid])
     agent = mesh.agent("agent").pid
-    assert offered(mesh.snapshot().pid) < offered(agent) < template
+    assert offered(mesh.snapshot().pid) < offered(agent) < warm[0]
     with mesh.only_restarts("agent"):  # from the template
         mesh.write("agent.py", server("agent two"))
     assert mesh.agent("agent").start != "cold"
-    assert offered(mesh.agent("agent").pid) == offered(mesh.registry().pid) < template
+    assert offered(mesh.agent("agent").pid) == offered(mesh.registry().pid) < warm[0]
 
 
 def offered(pid: int | None) -> int:

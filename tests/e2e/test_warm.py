@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.agents import fastapi
-from tests.e2e.harness import Mesh, alive, fresh_mesh, get, wait_for
+from tests.e2e.harness import Mesh, alive, fresh_mesh, get, signal_all, wait_for
 
 COLD = "cold"
 
@@ -100,9 +98,7 @@ def test_a_template_that_is_killed_harms_nobody(running: Mesh) -> None:
     """Instances live on; the next ones are cold until there is a template again."""
     before = {name: view.pid for name, view in running.wait_ready().items()}
     warm = wait_for(lambda: warm_processes(running))
-    for pid in warm:
-        with contextlib.suppress(ProcessLookupError):  # some come and go: what is tried before it is warm
-            os.kill(pid, signal.SIGKILL)
+    signal_all(warm, signal.SIGKILL)
     wait_for(lambda: not any(alive(pid) for pid in warm))
     assert {name: view.pid for name, view in running.wait_ready().items()} == before
     running.ok("reload", "agent")
@@ -114,16 +110,12 @@ def test_a_template_that_is_killed_harms_nobody(running: Mesh) -> None:
 def test_a_template_that_hangs_harms_nobody(running: Mesh) -> None:
     before = {name: view.pid for name, view in running.wait_ready().items()}
     warm = wait_for(lambda: warm_processes(running))
-    for pid in warm:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
+    signal_all(warm, signal.SIGSTOP)
     try:
         running.ok("reload", "agent")
         assert running.wait_ready()["agent"].pid != before["agent"]
     finally:
-        for pid in warm:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        signal_all(warm, signal.SIGCONT)
 
 
 def test_the_second_up_is_warm(running: Mesh) -> None:

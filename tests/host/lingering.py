@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -10,7 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
-PATIENCE = 30.0
+from .stage import PATIENCE
 
 
 class Lingering:
@@ -68,12 +67,6 @@ def lingering() -> Iterator[Lingering]:
 def closers() -> list[threading.Thread]:
     """Those who close, or wait in close(), now."""
     return [thread for thread in threading.enumerate() if thread.name == "closing"]
-
-
-async def until(fact: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not fact():  # noqa: ASYNC110 - facts of other threads, without an event
-            await asyncio.sleep(0.001)
 
 
 def is_closed(reader: int) -> bool:

@@ -153,7 +153,7 @@ def ended(pidfd: int, patience: float = PATIENCE) -> bool:
     return bool(poll.poll(patience * 1000))
 
 
-async def until(fact: Callable[[], bool]) -> None:
+async def until(fact: Callable[[], object]) -> None:
     """For facts that announce themselves to nobody; TimeoutError when it does not come true."""
     async with asyncio.timeout(PATIENCE):
         while not fact():  # noqa: ASYNC110

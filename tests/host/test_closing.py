@@ -12,7 +12,8 @@ import pytest
 
 from mesh_supervisor.host.closing import Closing
 
-from .lingering import PATIENCE, closers, is_closed, lingering, pipe, until
+from .lingering import closers, is_closed, lingering, pipe
+from .stage import PATIENCE, until
 
 
 def test_what_hangs_holds_up_its_own_line_only() -> None:

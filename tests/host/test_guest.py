@@ -18,7 +18,8 @@ from mesh_supervisor.host.guest import MOST_PLACES, Guest, Told
 from mesh_supervisor.host.sockets import HeldSockets
 from mesh_supervisor.runtime import wire
 
-from .lingering import PATIENCE, closers, is_closed, lingering, make_linger, pipe, until
+from .lingering import closers, is_closed, lingering, make_linger, pipe
+from .stage import PATIENCE, until
 
 Say = Callable[..., None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -32,11 +33,12 @@ from mesh_supervisor.host.notify import (
     WatchdogTripped,
     parse,
 )
+from mesh_supervisor.host.peer import SO_PASSRIGHTS
 from mesh_supervisor.host.spawn import Child, Program, is_below, spawn
 from mesh_supervisor.spec import AgentSpec, CommandLine, NotifyProbe, ReadyCheck
 
-from .lingering import PATIENCE, closers, is_closed, lingering, pipe, until
-from .stage import PLAIN, Stage, python
+from .lingering import closers, is_closed, lingering, pipe
+from .stage import PATIENCE, PLAIN, Stage, python, until
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,18 @@ def _has_said_it(pid: int) -> bool:
 
 # ---- descriptors that hang -----------------------------------------------------------------------------------------
 
+
+@contextlib.contextmanager
+def hearing(belongs: Callable[[int], bool], deliver: Callable[[Notice], None]) -> Iterator[NotifySocket]:
+    """A socket that hears from the beginning, and is closed in the end."""
+    listening = NotifySocket(belongs, deliver)
+    listening.hear()
+    try:
+        yield listening
+    finally:
+        listening.close()
+
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="who is a stranger is known on Linux only")
 
 
@@ -250,11 +264,13 @@ def test_a_strangers_descriptor_that_hangs_holds_up_neither_the_loop_nor_an_hone
 
     async def run() -> None:
         notices: list[Notice] = []
-        attacked = NotifySocket(lambda pid: False, notices.append)
-        honest = NotifySocket(lambda pid: True, notices.append)
-        attacked.hear()
-        honest.hear()
-        with lingering() as one, pipe() as (reader, writer), pipe() as (filling, end):
+        with (
+            hearing(lambda pid: False, notices.append) as attacked,
+            hearing(lambda pid: True, notices.append) as honest,
+            lingering() as one,
+            pipe() as (reader, writer),
+            pipe() as (filling, end),
+        ):
             one.give(lambda fd: tell(attacked.address, b"READY=1", [end] * before + [fd]))
             os.close(end)
             await until(lambda: is_closed(filling) and closers())
@@ -263,8 +279,6 @@ def test_a_strangers_descriptor_that_hangs_holds_up_neither_the_loop_nor_an_hone
             await until(lambda: is_closed(reader))
             assert notices == [Ready()]
             assert closers(), "the other one hangs still"
-        attacked.close()
-        honest.close()
         await until(lambda: not closers())
 
     asyncio.run(run())
@@ -291,9 +305,8 @@ def test_while_strangers_hang_agents_are_heard_and_no_more_descriptors_taken_whe
     async def run() -> None:
         believed = False
         notices: list[Notice] = []
-        listening = NotifySocket(lambda pid: believed, notices.append)
-        listening.hear()
-        with lingering() as one, pipe() as (reader, writer):
+        heard = hearing(lambda pid: believed, notices.append)
+        with heard as listening, lingering() as one, pipe() as (reader, writer):
             one.give(lambda fd: tell(listening.address, b"READY=1", [fd]))
             await until(closers)
             tell(listening.address, b"READY=1", [writer] * 3)
@@ -305,7 +318,6 @@ def test_while_strangers_hang_agents_are_heard_and_no_more_descriptors_taken_whe
             await until(lambda: not _refuses(listening.address, writer) or not _can_refuse())
             os.close(writer)
             await until(lambda: is_closed(reader))
-        listening.close()
         await until(lambda: not closers())
 
     asyncio.run(run())
@@ -322,7 +334,7 @@ def _refuses(address: str, descriptor: int) -> bool:
 def _can_refuse() -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
         try:
-            one.setsockopt(socket.SOL_SOCKET, 83, 0)
+            one.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
         except OSError:
             return False
     return True
@@ -334,9 +346,8 @@ def test_with_too_many_that_hang_it_reads_on_when_there_is_room(monkeypatch: pyt
 
     async def run() -> None:
         notices: list[Notice] = []
-        listening = NotifySocket(lambda pid: True, notices.append)
-        listening.hear()
-        with lingering() as one, pipe() as (reader, writer):
+        heard = hearing(lambda pid: True, notices.append)
+        with heard as listening, lingering() as one, pipe() as (reader, writer):
             one.give(lambda fd: tell(listening.address, b"STATUS=1", [fd]))
             await until(closers)
             tell(listening.address, b"STATUS=2", [writer] * 3)
@@ -349,7 +360,6 @@ def test_with_too_many_that_hang_it_reads_on_when_there_is_room(monkeypatch: pyt
             one.let_go()
             await until(lambda: Ready() in notices)
             await until(lambda: is_closed(reader))
-        listening.close()
         await until(lambda: not closers())
 
     asyncio.run(run())
@@ -421,13 +431,11 @@ def test_who_is_below_is_told_from_below_whatever_its_session() -> None:
 def test_the_real_systemd_notify() -> None:
     async def run() -> list[Notice]:
         notices: list[Notice] = []
-        listening = NotifySocket(lambda pid: True, notices.append)
-        listening.hear()
-        environ = {**os.environ, "NOTIFY_SOCKET": listening.address}
-        program = await asyncio.create_subprocess_exec("systemd-notify", "--ready", "--status=fine", env=environ)
-        assert await asyncio.wait_for(program.wait(), PATIENCE) == 0
-        await asyncio.sleep(0)
-        listening.close()
+        with hearing(lambda pid: True, notices.append) as listening:
+            environ = {**os.environ, "NOTIFY_SOCKET": listening.address}
+            program = await asyncio.create_subprocess_exec("systemd-notify", "--ready", "--status=fine", env=environ)
+            assert await asyncio.wait_for(program.wait(), PATIENCE) == 0
+            await asyncio.sleep(0)
         return notices
 
     assert set(asyncio.run(run())) == {Ready(), Status("fine")}
