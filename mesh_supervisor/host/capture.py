@@ -74,10 +74,12 @@ class Capture:
         """
         patience = self._loop.time() + LONGEST_WAIT
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), grace)
+            async with asyncio.timeout(grace):
+                await self._ended.wait()
         while not self._ended.is_set() and self._more() and self._loop.time() < patience:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), 5 * SLICE)
+                async with asyncio.timeout(5 * SLICE):
+                    await self._ended.wait()
 
     def close(self) -> None:
         """Stop reading; what was read is handed on at once. Safe to call twice."""

@@ -171,7 +171,8 @@ class Guest:
         if not self.channel.send("inventory"):
             return []
         with contextlib.suppress(TimeoutError, ConnectionError):
-            await asyncio.wait_for(self._modules, patience)
+            async with asyncio.timeout(patience):
+                await self._modules
             return list(self._parts)
         return []
 

@@ -392,7 +392,8 @@ class Instance:
             await asyncio.sleep(seconds)
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.guest.changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.guest.changed.wait()
 
     async def _accept(self, handed: Held) -> None:
         """Something waits there in any case: a connection of ours."""

@@ -160,7 +160,8 @@ class WarmProcess:
         if self.state == "warming":
             self.hurry()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._settled.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._settled.wait()
         return self.state != "warming"
 
     def hurry(self) -> None:
@@ -205,7 +206,8 @@ class WarmProcess:
 
     async def _next_verdict(self) -> Packet:
         try:
-            packet = await asyncio.wait_for(self._judged.get(), JUDGE_AT_MOST)
+            async with asyncio.timeout(JUDGE_AT_MOST):
+                packet = await self._judged.get()
         except TimeoutError:
             self._condemn("importing takes for ever")
             raise NotWarm("importing takes for ever") from None
@@ -263,10 +265,12 @@ class WarmProcess:
         """Its answer. Raises NotWarm, when whatever there was of the instance is gone."""
         self._asked += 1
         number = self._asked
-        answer = self._answers[number] = self._loop.create_future()
+        answer: asyncio.Future[Packet] = self._loop.create_future()
+        self._answers[number] = answer
         try:
             self._send(order, number, become)
-            return await asyncio.wait_for(answer, FORK_AT_MOST)
+            async with asyncio.timeout(FORK_AT_MOST):
+                return await answer
         except (TimeoutError, OSError) as error:
             why = str(error) or f"its template said nothing for {FORK_AT_MOST:g} s"
             await self._undo(why, order)

@@ -302,7 +302,8 @@ def test_an_essential_agent_that_ended_for_good_ends_the_mesh(mesh: Mesh) -> Non
         keys: Mapping[str, Any] = {"essential": True, "crashloop": CrashLoop(crashes=1)}
         async with mesh.up(mesh.spec(agent("a", **keys), agent("b"), mode=Mode.PROD)):
             mesh.processes["a"].exits(Exit(3))
-            await asyncio.wait_for(mesh.supervisor.over.wait(), 10)
+            async with asyncio.timeout(10):
+                await mesh.supervisor.over.wait()
         assert mesh.exit_code == 1
 
     run(test)

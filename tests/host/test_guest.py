@@ -197,13 +197,16 @@ def test_a_drain_ends_when_it_says_so_and_when_it_is_gone() -> None:
             draining = asyncio.ensure_future(one.guest.drain(60, close_idle=True))
             assert (await asyncio.to_thread(one.hear))[0] == {"is": "drain", "patience": 60, "close_idle": True}
             one.say("drained", left=0)
-            await asyncio.wait_for(draining, PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await draining
         async with agent() as other:
             draining = asyncio.ensure_future(other.guest.drain(60, close_idle=True))
             await asyncio.to_thread(other.hear)
             other.end.close()
-            await asyncio.wait_for(draining, PATIENCE)
-            await asyncio.wait_for(other.guest.drain(60, close_idle=True), PATIENCE)  # nobody is there to be asked
+            async with asyncio.timeout(PATIENCE):
+                await draining
+            async with asyncio.timeout(PATIENCE):
+                await other.guest.drain(60, close_idle=True)  # nobody is there to be asked
 
     asyncio.run(main())
 
@@ -445,7 +448,8 @@ def test_one_that_goes_while_it_is_being_called_on_holds_up_nobody(monkeypatch: 
 
             monkeypatch.setattr(guest, "_connected_pair", connected_late)
             with pytest.raises(ConnectionError):
-                await asyncio.wait_for(one.guest.knock(port), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await one.guest.knock(port)
 
     asyncio.run(main())
 

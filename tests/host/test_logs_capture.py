@@ -147,7 +147,8 @@ def test_a_survivor_that_holds_the_pipe_does_not_hold_up_the_end(monkeypatch: py
         capture = Capture("planner", 1, lambda line: lines.append(line.text))
         with running(capture, HOLDER) as process:
             await ended(process)
-            await asyncio.wait_for(capture.finished(0.05), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await capture.finished(0.05)
 
     asyncio.run(run())
     assert lines == ["last"]
@@ -174,7 +175,8 @@ async def until(fact: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
     waiting: Awaitable[None] = look()
-    await asyncio.wait_for(waiting, PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        await waiting
 
 
 def test_no_descriptor_is_left() -> None:

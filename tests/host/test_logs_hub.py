@@ -81,7 +81,8 @@ def test_closing_ends_the_iteration_and_leaves_the_hub() -> None:
         follower.close()
         follower.close()
         hub.publish(line("too late"))
-        return await asyncio.wait_for(reading, 10)
+        async with asyncio.timeout(10):
+            return await reading
 
     async def collect(follower: object) -> list[str]:
         return [each.text async for each in follower]  # type: ignore[attr-defined]

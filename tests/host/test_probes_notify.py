@@ -101,9 +101,11 @@ def heard(message: str, belongs: Callable[[int, int], bool]) -> list[Notice]:
         environ = {**os.environ, "NOTIFY_SOCKET": listening.address}
         program = start(message, environ)
         try:
-            await asyncio.wait_for(judged.wait(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await judged.wait()
             tell(listening.address, b"STOPPING=1")
-            await asyncio.wait_for(enough.wait(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await enough.wait()
         finally:
             listening.close()
             listening.close()
@@ -179,7 +181,8 @@ def test_descriptors_that_come_along_are_closed_after_the_message() -> None:
         listening.hear()
         tell(listening.address, b"READY=1", [writer])
         os.close(writer)
-        await asyncio.wait_for(ended.wait(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
         asyncio.get_running_loop().remove_reader(reader)
         os.close(reader)
         listening.close()
@@ -434,7 +437,8 @@ def test_the_real_systemd_notify() -> None:
         with hearing(lambda pid: True, notices.append) as listening:
             environ = {**os.environ, "NOTIFY_SOCKET": listening.address}
             program = await asyncio.create_subprocess_exec("systemd-notify", "--ready", "--status=fine", env=environ)
-            assert await asyncio.wait_for(program.wait(), PATIENCE) == 0
+            async with asyncio.timeout(PATIENCE):
+                assert await program.wait() == 0
             await asyncio.sleep(0)
         return notices
 

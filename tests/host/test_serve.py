@@ -54,7 +54,8 @@ def test_it_answers_until_stop_and_closes_the_port() -> None:
         async with served() as (port, stop, task):
             assert await asyncio.to_thread(get, port) == b"hello"
             stop.set()
-            await asyncio.wait_for(task, PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await task
             assert refused(port)
 
     asyncio.run(scene())
@@ -106,7 +107,8 @@ def test_a_taken_port_is_an_oserror_for_the_caller() -> None:
 async def hung_up(reader: asyncio.StreamReader) -> bool:
     """Without a word; by a reset where something had come that was not read yet."""
     try:
-        return await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        async with asyncio.timeout(PATIENCE):
+            return await reader.read() == b""
     except ConnectionResetError:
         return True
 
@@ -130,7 +132,8 @@ def test_a_kept_connection_that_begins_another_request_and_does_not_end_it(monke
         async with served() as (port, _, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            await asyncio.wait_for(reader.readuntil(b"hello"), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await reader.readuntil(b"hello")
             monkeypatch.setattr("mesh_supervisor.host.serve.HEAD_PATIENCE", 0.05)
             writer.write(b"GET / HTTP/1.1\r\n")
             assert await hung_up(reader)
@@ -162,7 +165,8 @@ def test_while_an_answer_is_made_nobody_is_hung_up_on(monkeypatch: pytest.Monkey
         task = asyncio.create_task(serve(slow, sock, stop=stop))
         assert await asyncio.to_thread(get, sock.getsockname()[1]) == b"hello"
         stop.set()
-        await asyncio.wait_for(task, PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await task
 
     asyncio.run(scene())
     assert (len(patience), running) == (1, [True])

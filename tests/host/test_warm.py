@@ -14,6 +14,7 @@ from textwrap import dedent
 import pytest
 
 from mesh_supervisor.host import warm as warming
+from mesh_supervisor.host.channel import Packet
 from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.guest import Guest, Told
 from mesh_supervisor.host.lines import Line
@@ -79,7 +80,8 @@ class Started:
             ready = asyncio.Event()
             loop.add_reader(self.pipe, ready.set)
             try:
-                await asyncio.wait_for(ready.wait(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    await ready.wait()
             finally:
                 loop.remove_reader(self.pipe)
             piece = os.read(self.pipe, 65536)
@@ -430,6 +432,42 @@ def test_what_ends_a_process_when_it_is_imported_is_imported_ahead_by_nobody(sta
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_it_ends_also_when_a_verdict_comes_in_that_moment(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """A cancellation that comes together with a result is a cancellation (asyncio.wait_for of Python 3.11 loses it)."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with mesh(stage) as here:
+            cancelled = asyncio.Event()
+
+            def cancel_after(turns: int) -> None:
+                if turns:
+                    loop.call_soon(cancel_after, turns - 1)
+                else:
+                    here.runner.cancel()
+                    cancelled.set()
+
+            class Put(asyncio.Queue[Packet]):
+                def put_nowait(self, item: Packet) -> None:
+                    super().put_nowait(item)
+                    if item["is"] == "judged" and not cancelled.is_set():
+                        cancel_after(turns)
+
+            monkeypatch.setattr("mesh_supervisor.host.warm_process.asyncio.Queue", Put)
+            here.install("light", "dies")
+            here.write("one", "light", "dies")
+            await here.taught("one", "light", "dies")
+            async with asyncio.timeout(PATIENCE):
+                await cancelled.wait()
+                await asyncio.wait({here.runner})
+            assert here.runner.cancelled()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("choice", ["fork", "spare", False])
 def test_what_mesh_toml_says(stage: Stage, choice: Choice) -> None:
     async def scenario() -> None:
@@ -563,7 +601,8 @@ def test_nothing_ahead_of_need_where_memory_is_short(stage: Stage, monkeypatch: 
             here.install("light")
             here.write("one", "light")
             await here.taught("one", "light")
-            await asyncio.wait_for(asked.wait(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                await asked.wait()
             assert here.warmth.status() == []
 
     asyncio.run(scenario())
