@@ -7,13 +7,11 @@ http.client; cli/entry.py comes here without them.
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
+from mesh_supervisor.cli import remote
 from mesh_supervisor.cli.probe import TIMEOUT
-from mesh_supervisor.control.once import Deadline, get
 from mesh_supervisor.errors import UsageError
 from mesh_supervisor.wording import counted, one_line
 
@@ -37,10 +35,10 @@ def understood(words: Sequence[str]) -> tuple[str, float] | None:
 def answer(url: str, timeout: float) -> tuple[str, int]:
     """(what is printed, the exit code); ``timeout``: seconds for everything."""
     try:
-        place = _place(url)
-        who = f"the registry at {place.scheme}://{_of_host(place)}"
+        place = remote.place_of(url)
+        who = f"the registry at {remote.named(place)}"
         try:
-            line, code = _judged(who, *_asked(place, timeout))
+            line, code = _judged(who, *remote.ask(place, "/health", timeout=timeout, most=LARGEST))
         except TimeoutError:
             line, code = f"no answer: {who} does not answer within {timeout:g} s", UNHEALTHY
         except (OSError, ValueError) as error:  # UnicodeError, a ValueError: no name that could be looked up
@@ -72,41 +70,3 @@ def _details(said: dict[str, Any]) -> str:
     told = [counted(agents, "agent")] if isinstance(agents, int) else []
     told += [f"cannot keep records on disk: {store}"] if store != "ok" else []
     return f" ({'; '.join(told)})" if told else ""
-
-
-def _place(url: str) -> SplitResult:
-    """Raises UsageError."""
-    try:
-        place = urlsplit(url)
-        usable = place.scheme in ("http", "https") and place.hostname and (place.port or 1)
-    except ValueError:
-        usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise UsageError("--url: must be like http://127.0.0.1:8000")
-    return place
-
-
-def _of_host(place: SplitResult) -> str:
-    """``host:port``; a password in the URL stays where it is."""
-    return place.netloc.rpartition("@")[2]
-
-
-def _asked(place: SplitResult, timeout: float) -> tuple[int, bytes]:
-    """(status, body) of GET /health. Raises OSError, ValueError."""
-    deadline = Deadline(timeout)
-    with _connected(place, deadline) as line:
-        return get(line, f"{place.path.rstrip('/')}/health", _of_host(place), deadline=deadline, most=LARGEST)
-
-
-def _connected(place: SplitResult, deadline: Deadline) -> socket.socket:
-    host, secure = place.hostname or "", place.scheme == "https"
-    line = socket.create_connection((host, place.port or (443 if secure else 80)), deadline.left())
-    if not secure:
-        return line
-    import ssl
-
-    try:
-        return ssl.create_default_context().wrap_socket(line, server_hostname=host)
-    except OSError:
-        line.close()
-        raise

@@ -11,7 +11,7 @@ import time
 
 
 class HungUp(ConnectionError):
-    """Without a word."""
+    """Without a word, or in the middle of one."""
 
 
 class Endless(ValueError):
@@ -45,7 +45,18 @@ def get(line: socket.socket, path: str, host: str, *, deadline: Deadline, most: 
     protocol, _, rest = head.partition(b" ")
     if not protocol.startswith(b"HTTP/1.") or not rest[:3].isdigit():
         raise ValueError("what is there does not speak HTTP")
+    if len(body) < _announced(head):
+        raise HungUp("it hung up in the middle of its answer")
     return int(rest[:3]), body
+
+
+def _announced(head: bytes) -> int:
+    """Bytes of the body; 0: it was not said."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length" and value.strip().isdigit():
+            return int(value[:20])
+    return 0
 
 
 def _received(line: socket.socket, deadline: Deadline, most: int) -> bytes:

@@ -86,6 +86,7 @@ def test_a_registry_of_another_make_is_well_too(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", "no answer: {} does not answer: it hung up in the middle"),
         (of("503 Service Unavailable", {"error": "going\ndown"}), "unhealthy: {} answers GET /health with 503: going"),
         (of("404 Not Found", "x"), "unhealthy: {} answers GET /health with 404"),
         (of("200 OK", {"status": "degraded"}), "unhealthy (degraded): {}"),
@@ -167,16 +168,48 @@ def test_the_installed_command_takes_the_short_way(
 
 
 def test_a_listing_that_is_too_long_is_said_not_cut(ours: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [one["id"] for one in registry._agents(ours.url)["agents"]] == ["clock"]
+    assert [one["id"] for one in registry._agents(ours.url, 60)["agents"]] == ["clock"]
     monkeypatch.setattr(registry, "LARGEST", 2 << 20)
     ours.heartbeat(agent("wordy", *[tool(f"tool-{n}", description="x" * 60_000) for n in range(17)]))
     ours.heartbeat(agent("wordier", *[tool(f"tool-{n}", description="x" * 60_000) for n in range(17)]))
     ours.heartbeat(agent("wordiest", *[tool(f"tool-{n}", description="x" * 60_000) for n in range(17)]))
     with pytest.raises(RegistryError, match=r"lists more than 2 MiB; ask it for a part .*/agents\?name=NAME"):
-        registry._agents(ours.url)
+        registry._agents(ours.url, 60)
 
 
 def test_a_listing_that_is_nested_without_end_is_one_sentence(meshsup: Command) -> None:
     with answering(b"HTTP/1.0 200 OK\r\n\r\n" + b"[" * 200_000) as url:
         done = meshsup("registry", "list", "--url", url)
     assert (done.code, done.out) == (1, "") and "is no registry" in done.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (of("403 Forbidden", {}), "{} answers GET /agents with 403"),
+        (of("200 OK", {"agents": {}}), "what answers at {url} is no registry: GET /agents holds no list of agents"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{",
+            "{} does not answer: it hung up in the middle of its answer",
+        ),
+        (b"HTTP/1.1 200 OK\r\n\r\n{", "what answers at {url} is no registry: "),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "{} does not answer: what is there does not speak HTTP"),
+    ],
+)
+def test_what_is_no_listing(meshsup: Command, answer: bytes, error: str) -> None:
+    with answering(answer) as url:
+        done = meshsup("registry", "list", "--url", url)
+    assert (done.code, done.out) == (1, "")
+    assert error.format(f"the registry at {url}", url=url) in done.err
+
+
+def test_a_listing_that_does_not_come_to_its_end_is_given_up_in_time(meshsup: Command) -> None:
+    with answering(b'HTTP/1.0 200 OK\r\n\r\n{"agents": [', hangs=True) as url:
+        done = meshsup("registry", "list", "--url", url, "--timeout", "1")
+    assert (done.code, done.out) == (1, "")
+    assert f"the registry at {url} has not listed its agents within 1 s; --timeout SECONDS waits longer" in done.err
+
+
+def test_what_is_no_url_of_a_listing(meshsup: Command) -> None:
+    done = meshsup("registry", "list", "--url", "localhost:1")
+    assert (done.code, done.out) == (2, "") and "--url: must be like http://127.0.0.1:8000" in done.err
