@@ -125,7 +125,7 @@ class Seen:
 def diagnose(seen: Seen) -> list[Finding]:
     """In the order of GROUPS; those that are wrong first in each."""
     found = [*_mesh_toml(seen), *_agents(seen), *_interpreters(seen), *_ports(seen)]
-    found += [*_watching(seen), *_state_dir(seen.state_dir), *_system(seen)]
+    found += [*_watching(seen), *_state_dir(seen.state_dir, seen.container), *_system(seen)]
     return sorted(found, key=lambda one: (GROUPS.index(one.group), not one.wrong))
 
 
@@ -224,16 +224,17 @@ def _nearer(seen: Seen, kind: str) -> str:
     return "keep the project on a local disk"
 
 
-def _state_dir(seen: StateDirSeen | None) -> Iterator[Finding]:
+def _state_dir(seen: StateDirSeen | None, in_container: bool) -> Iterator[Finding]:
     if seen is None:
         return
     name = str(seen.path)
+    others = 0o007 if in_container else 0o077  # its group is what the engine gave to this container alone (fsGroup)
     if not seen.writable:
         text = "cannot be written to" if seen.there else "cannot be made"
         yield Finding("state_dir", name, text, "make it writable, or name another folder in mesh.state_dir")
     elif seen.there and not seen.ours:
         yield Finding("state_dir", name, "belongs to another user", f"`sudo chown -R $USER {name}`, or another folder")
-    elif seen.there and seen.mode & 0o077:
+    elif seen.there and seen.mode & others:
         text = f"is open to others (mode {seen.mode:04o}); logs and the control socket are in it"
         yield Finding("state_dir", name, text, f"`chmod 700 {name}`")
     if seen.free is not None and seen.free < LITTLE_SPACE:

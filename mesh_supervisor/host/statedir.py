@@ -155,8 +155,8 @@ def _refuse_foreign(path: Path, ours: frozenset[int]) -> None:
         )
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in ours:
         raise _foreign(path, link.st_uid)
-    is_open = _is_open_to_others(found)
-    if is_open and _has_only_ours(path, found, ours):
+    is_open = is_open_to_others(found)
+    if is_open and has_only_ours(path, found, ours):
         # Kubernetes makes what it mounts writable for a group at every start (fsGroup), and umask 002 what we have not.
         path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
         is_open = False
@@ -171,7 +171,8 @@ def _refuse_foreign(path: Path, ours: frozenset[int]) -> None:
     _refuse_foreign_inside(path, ours, found.st_uid)
 
 
-def _is_open_to_others(found: os.stat_result) -> bool:
+def is_open_to_others(found: os.stat_result) -> bool:
+    """Whether others than its owner decide what is in it."""
     if found.st_mode & stat.S_ISVTX:  # as /tmp is: nobody can remove or replace what is ours
         return False
     if os.geteuid() != 0 == found.st_uid == found.st_gid and not found.st_mode & stat.S_IWOTH:
@@ -179,7 +180,7 @@ def _is_open_to_others(found: os.stat_result) -> bool:
     return bool(found.st_mode & OTHERS_WRITE)
 
 
-def _has_only_ours(path: Path, found: os.stat_result, ours: frozenset[int]) -> bool:
+def has_only_ours(path: Path, found: os.stat_result, ours: frozenset[int]) -> bool:
     """Open to a group, which has left nothing in it. Raises OSError."""
     if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
         return False

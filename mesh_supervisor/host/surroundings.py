@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from . import procfs
 from .filesystems import mounts
 from .interpreter import PATIENCE, Interpreter
 from .ports import holder_of
+from .statedir import OTHERS_WRITE, has_only_ours, is_open_to_others
 
 MOST_FOLDERS = 200_000
 """Folders that are counted; beyond that no limit is high enough anyway."""
@@ -165,22 +167,31 @@ def lossy_roots(roots: Iterable[Path]) -> tuple[tuple[Path, str], ...]:
 
 
 def state_dir_seen(path: Path, root: Path) -> StateDirSeen:
-    """As a start would see it (statedir.py): what is mounted was put there by root, and what is sticky is like /tmp.
+    """As a start would leave it (statedir.py): what is mounted was put there by root, and what is sticky is like /tmp.
     ``root``: mesh.toml's folder."""
     place = next(folder for folder in (path, *path.parents) if folder.exists())
     found = place.stat()
+    ours = believed(os.environ, root)
     socket = control_socket(path)
     mounted = os.path.ismount(place)
-    let_be = mounted or found.st_mode & stat.S_ISVTX
     return StateDirSeen(
         path,
         there=place == path,
-        mode=0o700 if let_be else stat.S_IMODE(found.st_mode),
+        mode=0o700 if mounted else _mode_left(place, found, ours),
         writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
-        ours=mounted or found.st_uid in believed(os.environ, root),
+        ours=mounted or found.st_uid in ours,
         free=shutil.disk_usage(place).free,
         socket=socket if socket.parent != path else None,
     )
+
+
+def _mode_left(place: Path, found: os.stat_result, ours: frozenset[int]) -> int:
+    mode = stat.S_IMODE(found.st_mode)
+    if not is_open_to_others(found):
+        return 0o700 if mode & OTHERS_WRITE else mode
+    with suppress(OSError):  # it cannot be looked into
+        return mode & ~OTHERS_WRITE if has_only_ours(place, found, ours) else mode
+    return mode
 
 
 def missing() -> str:

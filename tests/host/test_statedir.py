@@ -209,6 +209,8 @@ def test_what_was_opened_to_a_group_between_two_starts_is_closed_again(tmp_path:
     (state / "logs").mkdir(exist_ok=True)
     for path in (tmp_path / "home", *tmp_path.glob("home/**/*")):
         path.chmod(0o2770 if path.is_dir() else 0o660)
+    assert state_dir_seen(state, tmp_path).mode == 0o2750, "the doctor sees it as a start would leave it"
+    assert state.stat().st_mode & 0o022, "and closes nothing himself"
     assert StateDir.open(state).owner == owner
     assert not any(folder.stat().st_mode & 0o022 for folder in (state, state / "logs"))
 
@@ -223,10 +225,12 @@ def test_in_a_folder_of_root_that_its_group_may_write_to_others_are_at_home(
     monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
     StateDir.open(state)
     assert state.stat().st_mode & 0o020
+    assert not state_dir_seen(state, tmp_path).mode & 0o077
     given(state, NEIGHBOUR)
     os.chown(state, 0, NEIGHBOUR)
     with pytest.raises(ConfigError, match="others may write to"):
         StateDir.open(state)
+    assert state_dir_seen(state, tmp_path).mode & 0o020
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o2700, 0o1777])

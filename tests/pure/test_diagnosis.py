@@ -149,6 +149,14 @@ def test_a_folder_that_is_still_to_be_made_has_no_mode() -> None:
     assert diagnose(replace(WELL, state_dir=StateDirSeen(Path("/p/.mesh"), there=False, mode=0o755))) == []
 
 
+def test_in_a_container_its_group_is_who_runs_it() -> None:
+    """fsGroup of Kubernetes."""
+    opened = StateDirSeen(Path("/state/demo"), mode=0o2750)
+    assert only(state_dir=opened).wrong
+    assert diagnose(replace(WELL, container=True, state_dir=opened)) == []
+    assert only(container=True, state_dir=replace(opened, mode=0o755)).wrong
+
+
 def test_a_path_that_is_too_long_for_a_socket_is_no_failure() -> None:
     assert not only(state_dir=StateDirSeen(Path("/long"), socket=Path("/tmp/short.sock"))).wrong
 
