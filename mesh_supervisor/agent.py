@@ -29,6 +29,7 @@ from mesh_supervisor.lifecycle import (
     NotLive,
     Policy,
     Report,
+    RestartAsked,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -36,13 +37,17 @@ from mesh_supervisor.lifecycle import (
     StartTimedOut,
     Stop,
     Tick,
+    Unwanted,
     Verdict,
+    Wanted,
     Withdraw,
 )
 
 SLOT_PATIENCE = 30.0
 """Seconds that one start may keep others waiting. One that takes longer waits for something (a model, a network, a
 deadlock), not for the processor."""
+
+GONE = Verdict(False, "is gone")
 
 
 class Process(Protocol):
@@ -153,7 +158,7 @@ class AgentTask:
     """``run`` is the task; ``post`` and ``ask`` are for everybody else; ``state`` is read by everybody, written here.
 
     ``changed`` is called after every step with the states before and after; ``report`` gets what people should know;
-    ``give_up`` is called when an essential agent cannot be kept.
+    ``give_up`` is called when an essential agent cannot be kept; while ``over()``, nobody is started by being wanted.
     """
 
     name: str
@@ -164,18 +169,23 @@ class AgentTask:
     report: Callable[[Report], None]
     changed: Callable[[Agent, Agent], None]
     give_up: Callable[[str], None]
+    over: Callable[[], bool] = lambda: False
     state: Agent = field(default_factory=Agent)
     luck: Callable[[], float] = random.random
     _inbox: asyncio.Queue[tuple[Event, _Asked | None]] = field(default_factory=asyncio.Queue)
     _lives: dict[int, _Life] = field(default_factory=dict)
     _asked: list[_Asked] = field(default_factory=list)
     _tasks: asyncio.TaskGroup | None = None
+    _gone: bool = False
 
     def post(self, event: Event) -> None:
         self._inbox.put_nowait((event, None))
 
     async def ask(self, event: Event, verdict: Callable[[Agent], Verdict | None]) -> Verdict:
-        """Posts and waits for what it comes to. ``verdict`` is asked after every step until it has an answer."""
+        """Posts and waits for what it comes to. ``verdict`` is asked after every step until it has an answer; of an
+        agent that ``run`` no longer cares for, nothing comes."""
+        if self._gone:
+            return GONE
         asked = _Asked(verdict, asyncio.get_running_loop().create_future())
         self._inbox.put_nowait((event, asked))
         try:
@@ -186,12 +196,15 @@ class AgentTask:
 
     async def run(self) -> None:
         """Until cancelled. Instances that live then are the caller's to stop beforehand."""
-        async with asyncio.TaskGroup() as self._tasks:
-            while True:
-                event, asked = await self._next()
-                if asked is not None:
-                    self._asked.append(asked)
-                self._step(event)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                while True:
+                    event, asked = await self._next()
+                    if asked is not None:
+                        self._asked.append(asked)
+                    self._step(event)
+        finally:
+            self._answer_all()
 
     async def _next(self) -> tuple[Event, _Asked | None]:
         wake = lifecycle.next_wake(self.state, self.policy)
@@ -202,6 +215,8 @@ class AgentTask:
             return Tick(), None
 
     def _step(self, event: Event) -> None:
+        if self.over() and isinstance(event, Wanted | RestartAsked):
+            event = Unwanted()  # of who asked before the mesh was told to stop, and looked at files meanwhile
         before = self.state
         now = asyncio.get_running_loop().time()
         self.state, effects = lifecycle.advance(before, event, now, self.policy)
@@ -217,6 +232,17 @@ class AgentTask:
                 self._asked.remove(asked)
                 if not asked.answer.done():
                     asked.answer.set_result(verdict)
+
+    def _answer_all(self) -> None:
+        """Nobody must wait for an agent that is gone, not even who asked in its last moment."""
+        self._gone = True
+        while not self._inbox.empty():
+            _, asked = self._inbox.get_nowait()
+            if asked is not None:
+                self._asked.append(asked)
+        for asked in self._asked:
+            if not asked.answer.done():
+                asked.answer.set_result(GONE)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesh_supervisor.control.messages import Answer
 from mesh_supervisor.difference import Difference, differences
-from mesh_supervisor.errors import ConfigError
+from mesh_supervisor.errors import ConfigError, Stopping
 from mesh_supervisor.events import EventKind, event
 from mesh_supervisor.launcher import AgentPreparation
 from mesh_supervisor.lifecycle import EditRejected, InputsChanged, Wish
@@ -40,6 +40,8 @@ class Applying:
         """It, or an env file of it, was saved: apply it, or say why not and keep the last valid one."""
         try:
             await self.apply(trigger="saved")
+        except Stopping:
+            return
         except ConfigError as error:
             if self._supervisor.config_error != str(error):
                 self._reject(error)
@@ -48,6 +50,8 @@ class Applying:
         """Like a command, but the answer is a line of the log: whoever sent a signal sees nothing else."""
         try:
             answer = await self.apply()
+        except Stopping:
+            return
         except ConfigError as error:
             self._reject(error)
         else:
@@ -61,14 +65,15 @@ class Applying:
         supervisor.outputs.bus.publish(event(EventKind.CONFIG_REJECTED, str(error)))
 
     async def apply(self, *, force: bool = False, trigger: str = "asked") -> Answer:
-        """Does what the difference needs, and no more. Raises ConfigError: then nothing was changed."""
+        """Does what the difference needs, and no more. Raises ConfigError: then nothing was changed; and Stopping."""
         async with self._one_at_a_time:
             with self.around():
                 return await self._apply(force, trigger)
 
     async def _apply(self, force: bool, trigger: str) -> Answer:
-        new = self._load()
         supervisor = self._supervisor
+        supervisor.check_going()
+        new = self._load()
         if supervisor.config_error is not None:
             supervisor.config_error = None
             supervisor.say("mesh.toml is valid again")
@@ -86,6 +91,7 @@ class Applying:
     async def _carry_out(self, difference: Difference, new: MeshSpec, force: bool, *, by_save: bool) -> None:
         supervisor = self._supervisor
         await asyncio.gather(*(supervisor.remove(name) for name in difference.removed))
+        supervisor.check_going()  # what is added now would be stopped by nobody
         supervisor.mesh = supervisor.ground.mesh = _keep_what_needs_down(supervisor.mesh, new)
         other_places = not {"watch.ignore", "watch.roots"}.isdisjoint(difference.mesh_changes)
         supervisor.retune_mesh(other_places=other_places)
@@ -96,6 +102,7 @@ class Applying:
                 self._retune(name, spec)
         self._watch_config_files(new)
         await self._relearn(name for name in new.agents if other_places or "watch" in difference.retuned.get(name, ()))
+        supervisor.check_going()
         for name, keys in difference.restarted.items():
             if by_save and not supervisor.selection.agents[name].enabled:
                 self._withhold(name, keys)

@@ -12,7 +12,8 @@ The tree:
     ├── NotReady           1  an instance did not get ready in time
     ├── RegistryError      1  the registry is unreachable or answers nonsense
     │   └── Refused        1  it answers, and does not want this one
-    └── AlreadyRunning     1  another supervisor owns this state_dir
+    ├── AlreadyRunning     1  another supervisor owns this state_dir
+    └── Stopping           1  the mesh has been told to stop
 
 A message is one sentence (or one per line, for several mistakes) that names the place and a way out.
 """
@@ -89,6 +90,13 @@ class Refused(RegistryError):
 
 class AlreadyRunning(MeshError):
     """Another supervisor holds the lock of this state_dir."""
+
+
+class Stopping(MeshError):
+    """The mesh has been told to stop, and begins nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the mesh is stopping; try again when it is down")
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

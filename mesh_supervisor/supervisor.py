@@ -17,7 +17,7 @@ from typing import Any
 from mesh_supervisor.agent import AgentTask, Slots
 from mesh_supervisor.enrolment import Enrolment
 from mesh_supervisor.environment import PRIVATE
-from mesh_supervisor.errors import MeshError
+from mesh_supervisor.errors import MeshError, Stopping
 from mesh_supervisor.events import EventKind, event
 from mesh_supervisor.host.ignore import Ignore
 from mesh_supervisor.host.inputs import InputFinder
@@ -223,6 +223,11 @@ class Supervisor:
         self.say(f"{why and why + ': '}stopping; asked once more, at once")
         self.over.set()
 
+    def check_going(self) -> None:
+        """Raises Stopping. For who has waited for something, and is about to begin something else."""
+        if self.over.is_set():
+            raise Stopping
+
     def hurry(self) -> None:
         """No more grace for anybody."""
         if not self._hurried:
@@ -265,6 +270,7 @@ class Supervisor:
             report=lambda report: self.news.report(self.members[name], report),
             changed=lambda before, after: self._changed(name, before, after),
             give_up=lambda reason: self._give_up(name, reason),
+            over=self.over.is_set,
             state=Agent(generation=self.state.last_generation(name)),
         )
         member = self.members[name] = Member(task, launcher, preparation)
@@ -277,6 +283,7 @@ class Supervisor:
 
     async def remove(self, name: str) -> None:
         """No longer in mesh.toml: stop it, then forget it."""
+        self.members[name].task.over = lambda: True  # also who starts it meanwhile would start what nobody ends
         await self.stop(name)
         member = self.members.pop(name)
         self.coming.discard(name)
@@ -306,7 +313,10 @@ class Supervisor:
                     self.members[name].task.post(Wanted())
 
     async def stop(self, name: str) -> Verdict:
-        return await self.members[name].task.ask(Unwanted(), verdict_down)
+        member = self.members.get(name)
+        if member is None:  # removed since it was to be stopped
+            return Verdict(True, "stopped")
+        return await member.task.ask(Unwanted(), verdict_down)
 
     # ---- the registry ------------------------------------------------------------------------------------------------
 
@@ -449,7 +459,7 @@ class Supervisor:
     # ---- watching ----------------------------------------------------------------------------------------------------
 
     def start_watching(self) -> None:
-        if not self.mesh.watch.enabled or self.watcher is not None:
+        if not self.mesh.watch.enabled or self.watcher is not None or self.over.is_set():
             return
         self.watcher = Watcher(
             self.ignore,
@@ -476,7 +486,10 @@ class Supervisor:
         return self._tasks.create_task(work)
 
     def keep(self, work: Coroutine[Any, Any, None]) -> None:
-        """Goes on beside the agents, until it ends or the mesh does."""
+        """Goes on beside the agents, until it ends or the mesh does. Raises Stopping."""
+        if self.over.is_set():  # nobody would end it
+            work.close()
+            raise Stopping
         task = self._spin(work)
         self._keepers.append(task)
         task.add_done_callback(self._keepers.remove)

@@ -17,13 +17,15 @@ from mesh_supervisor import supervisor as under_test
 from mesh_supervisor.applying import Applying
 from mesh_supervisor.commands import Commands
 from mesh_supervisor.control.messages import Answer
-from mesh_supervisor.errors import ConfigError, MeshError, UnknownAgent
+from mesh_supervisor.errors import ConfigError, MeshError, Stopping, UnknownAgent
 from mesh_supervisor.events import Bus
+from mesh_supervisor.host.children import Program
 from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.interpreter import Interpreter
 from mesh_supervisor.host.logs import LogHub
 from mesh_supervisor.host.statedir import StateDir
-from mesh_supervisor.launcher import Phases, Standing
+from mesh_supervisor.host.watch import Watcher
+from mesh_supervisor.launcher import AgentPreparation, Phases, Standing
 from mesh_supervisor.lifecycle import Exit, Hold, Order, Phase, Start, phase
 from mesh_supervisor.news import Outputs
 from mesh_supervisor.spec import (
@@ -41,7 +43,7 @@ from mesh_supervisor.spec import (
 from mesh_supervisor.supervisor import Supervisor
 from tests.agent.fakes import FakeProcess
 from tests.agent.test_enrolment import FakeRegistry
-from tests.agent.virtual import now, run, settle
+from tests.agent.virtual import after_turns, now, run, settle
 
 
 class Client(FakeRegistry):
@@ -69,6 +71,7 @@ class Launcher:
         mesh, name = self._mesh, self.spec.name
         process = Process(mesh, name)
         mesh.processes[name] = process
+        mesh.launched.append(process)
         mesh.happened.append(f"+{name}")
         if name not in mesh.slow:
             process.gets_ready()
@@ -92,6 +95,10 @@ class Process(FakeProcess):
         super().__init__(stubborn=name in mesh.stubborn)
         self._mesh, self._name = mesh, name
 
+    @property
+    def gone(self) -> bool:
+        return self._ended.done()
+
     async def stop(self, *, at_once: bool, replaced: bool) -> None:
         self._mesh.happened.append(f"{'!' if at_once else '-'}{self._name}")
         await super().stop(at_once=at_once, replaced=replaced)
@@ -104,6 +111,7 @@ class Mesh:
         self.root, self.monkeypatch = root, monkeypatch
         self.happened: list[str] = []
         self.processes: dict[str, Process] = {}
+        self.launched: list[Process] = []
         self.slow: set[str] = set()
         self.stubborn: set[str] = set()
         self.read: MeshSpec | ConfigError = self.spec()
@@ -455,6 +463,170 @@ def test_nothing_is_started_while_the_mesh_stops(mesh: Mesh) -> None:
             assert (await mesh.ask("down")).ok
             await settle()
             assert "!a" not in mesh.happened, "asking twice is no second Ctrl-C"
+
+    run(test)
+
+
+# ---- a stop at any moment --------------------------------------------------------------------------------------------
+
+TURNS = range(25)
+"""Of the loop; a stop of the meshes below takes about twenty."""
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_what_was_asked_before_the_stop_starts_nothing_after_it(
+    mesh: Mesh, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a restart the files are looked at first, and the mesh is told to stop meanwhile."""
+
+    async def test() -> None:
+        looked = asyncio.Event()
+
+        async def accept(name: str) -> None:
+            await looked.wait()
+
+        async with mesh.up(mesh.spec(agent("a"))):
+            monkeypatch.setattr(mesh.supervisor.selection, "accept", accept)
+            asked = mesh.ask("restart", "a")
+            await settle()
+            mesh.supervisor.finish()
+            after_turns(turns, looked.set)
+        assert not (await asked).ok
+        assert all(process.gone for process in mesh.launched)
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_mesh_toml_that_is_being_applied_adds_nothing_to_a_mesh_that_stops(
+    mesh: Mesh, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        looked = asyncio.Event()
+
+        async def relearn(name: str) -> None:
+            await looked.wait()
+
+        async with mesh.up(mesh.spec(agent("a"))):
+            monkeypatch.setattr(mesh.supervisor.selection, "relearn", relearn)
+            mesh.read = mesh.spec(agent("a", watch=("*.md",)), agent("new"))
+            asked = mesh.ask("up")
+            await settle()
+            mesh.supervisor.finish()
+            after_turns(turns, looked.set)
+        with pytest.raises(Stopping):
+            await asked
+        assert all(process.gone for process in mesh.launched)
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.parametrize("by", ["command", "save"])
+def test_the_mesh_stops_while_an_agent_is_removed(mesh: Mesh, turns: int, by: str) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"goes"}
+        async with mesh.up(mesh.spec(agent("a"), agent("goes"))):
+            mesh.read = mesh.spec(agent("a"), agent("new"))
+            if by == "save":
+                mesh.supervisor.selection.soon(mesh.supervisor._config_changed)
+            asked = mesh.ask("apply") if by == "command" else None
+            await settle()
+            mesh.supervisor.finish()
+            mesh.stubborn = set()
+            after_turns(turns, mesh.processes["goes"].exits)
+        assert mesh.exit_code == 0
+        assert all(process.gone for process in mesh.launched)
+        if asked is not None:
+            with pytest.raises(Stopping):
+                await asked
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_whoever_asks_for_an_agent_in_the_moment_of_its_removal_gets_an_answer(
+    mesh: Mesh, turns: int, verb: str
+) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"goes"}
+        async with mesh.up(mesh.spec(agent("a"), agent("goes"))):
+            mesh.read = mesh.spec(agent("a"))
+            applying = mesh.ask("apply")
+            await settle()
+            mesh.stubborn = set()
+            asked: list[asyncio.Task[Answer]] = []
+            after_turns(turns, lambda: asked.append(mesh.ask(verb, "goes")))
+            mesh.processes["goes"].exits(Exit(0))
+            await settle()
+            await asyncio.wait([applying, *asked])
+            assert isinstance(asked[0].exception(), UnknownAgent | None)
+            assert all(process.gone for process in mesh.launched if process is not mesh.processes["a"])
+
+    run(test)
+
+
+def test_one_that_is_being_removed_is_not_started_again_for_nobody(mesh: Mesh) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"goes"}
+        async with mesh.up(mesh.spec(agent("a"), agent("goes"))):
+            mesh.read = mesh.spec(agent("a"))
+            applying = mesh.ask("apply")
+            await settle()
+            starting = mesh.ask("start", "goes")
+            await settle()
+            assert not applying.done()
+            mesh.processes["goes"].exits(Exit(0))
+            assert (await applying).ok
+            assert "stopped meanwhile" in (await starting).outcomes[0].text
+            assert mesh.happened == ["+a", "+goes", "-goes"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_the_mesh_stops_while_somebody_takes_an_agent_over(
+    mesh: Mesh, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`meshsup run` is told how to start it once interpreters were asked; nothing may wait for it afterwards."""
+
+    async def test() -> None:
+        known = asyncio.Event()
+
+        async def program(self: AgentPreparation, spec: AgentSpec, generation: int) -> Program:
+            await known.wait()
+            return Program(("sh",), {}, Path("/"))
+
+        monkeypatch.setattr(AgentPreparation, "program", program)
+        async with mesh.up(mesh.spec(agent("a", port=1))):
+            asked = mesh.ask("hold", "a", pid=os.getppid())
+            await settle()
+            mesh.supervisor.finish()
+            after_turns(turns, known.set)
+        with pytest.raises(Stopping):
+            await asked
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_stop_in_the_first_moments_leaves_nobody_watching(
+    mesh: Mesh, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watching begins when the registry's process is on its way, or when it is gone before that."""
+
+    async def test() -> None:
+        started: list[Watcher] = []
+        monkeypatch.setattr(Watcher, "start", lambda self, roots, files: started.append(self))
+        monkeypatch.setattr(Watcher, "stop", lambda self: started.remove(self))
+        mesh.slow = {"registry"}
+        spec = mesh.spec(agent("a"))
+        watched = dataclasses.replace(spec, registry=RegistrySpec(), watch=WatchSpec(enabled=True))
+        after_turns(turns, lambda: mesh.supervisor.finish())
+        async with mesh.up(watched):
+            pass
+        assert started == []
 
     run(test)
 

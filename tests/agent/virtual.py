@@ -63,3 +63,12 @@ async def settle() -> None:
 def now() -> float:
     """Seconds since the test began."""
     return asyncio.get_running_loop().time() - BEGIN
+
+
+def after_turns(turns: int, what: Callable[[], object]) -> None:
+    """Calls it after so many turns of the loop: between two steps of whatever runs meanwhile."""
+    loop = asyncio.get_running_loop()
+    if turns:
+        loop.call_soon(after_turns, turns - 1, what)
+    else:
+        loop.call_soon(what)
