@@ -2,8 +2,10 @@
 
 The client is a process of its own (``python -m benchmarks.load``), so that whoever measures does not hold up its clock.
 Open loop: request n is due at ``start + n / rate``, and its latency counts from then, so that a server which stands
-still cannot slow the client down. Every other request goes over a kept connection of a pool, as HTTP libraries do it: a
-connection that the server has closed is not used again, ``Connection: close`` is obeyed, nothing else is forgiven.
+still cannot slow the client down. (``most`` leaves out those that would be more than so many at once: for tests, which
+ask whether a request is lost, also on a machine that cannot answer so many a second.) Every other request goes over a
+kept connection of a pool, as HTTP libraries do it: a connection that the server has closed is not used again,
+``Connection: close`` is obeyed, nothing else is forgiven.
 
 One JSON line per request on stdout: see Request. ``Load`` starts such a client (this one or another one that writes
 such lines) and reads what it says; times are of the monotonic clock, which all processes of a machine share.
@@ -127,10 +129,15 @@ def http_load(
     kinds: Sequence[str] = (FRESH, KEPT),
     body: str | None = None,
     expect: str = "",
+    most: int | None = None,
 ) -> list[str]:
     """The command of a client that GETs (with ``body``: POSTs JSON); an answer without ``expect`` in it is wrong."""
     words = [sys.executable, "-m", "benchmarks.load", str(port), "--path", path, "--rate", str(rate), "--kinds", *kinds]
-    return [*words, "--expect", expect, *([] if body is None else ["--body", body])]
+    return [*words, "--expect", expect, *([] if body is None else ["--body", body]), *at_most(most)]
+
+
+def at_most(most: int | None) -> list[str]:
+    return [] if most is None else ["--most", str(most)]
 
 
 # ---- inside that process -------------------------------------------------------------------------------------------
@@ -275,8 +282,9 @@ Asking = Callable[[str, float], Coroutine[Any, Any, None]]
 """Makes one request of this kind, due at that time, and tells what became of it."""
 
 
-async def fire(ask: Asking, rate: float, kinds: Sequence[str], *, pool: int = POOL) -> None:
-    """A request every ``1 / rate`` seconds, of each kind in turn, until stdin ends; then the last answers.
+async def fire(ask: Asking, rate: float, kinds: Sequence[str], *, most: int | None, pool: int = POOL) -> None:
+    """A request every ``1 / rate`` seconds, of each kind in turn, until stdin ends; then the last answers. None while
+    ``most`` are unanswered.
 
     The pool is filled first, so that there is one at the first reload too."""
     ended, turns = asyncio.Event(), itertools.cycle(kinds)
@@ -294,14 +302,16 @@ async def fire(ask: Asking, rate: float, kinds: Sequence[str], *, pool: int = PO
     while not ended.is_set():
         due += 1 / rate
         await asyncio.sleep(due - time.monotonic())
-        begin(next(turns), due)
+        if most is None or len(asked) < most:
+            begin(next(turns), due)
     await asyncio.gather(*asked)
 
 
 async def run(options: argparse.Namespace) -> None:
     method, body = ("GET", b"") if options.body is None else ("POST", options.body.encode())
     questions = {kind: question(method, options.path, body, kind) for kind in options.kinds}
-    await fire(Client(options.port, questions, options.expect, print_line).ask, options.rate, options.kinds)
+    client = Client(options.port, questions, options.expect, print_line)
+    await fire(client.ask, options.rate, options.kinds, most=options.most)
 
 
 class Ending(asyncio.Protocol):
@@ -327,6 +337,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=(FRESH, KEPT), default=(FRESH, KEPT))
     parser.add_argument("--body")
     parser.add_argument("--expect", default="")
+    parser.add_argument("--most", type=int)
     options = parser.parse_args()
     gc.disable()  # a pause of the client would be a latency of the server
     asyncio.run(run(options))

@@ -16,14 +16,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from benchmarks.load import FRESH, KEPT, PATIENCE, Request, fire, print_line
+from benchmarks.load import FRESH, KEPT, PATIENCE, Request, at_most, fire, print_line
 
 KINDS = (FRESH, *[KEPT] * 9)
 
 
-def mcp_load(python: str, port: int, *, tool: str = "word", rate: float = 50) -> list[str]:
+def mcp_load(python: str, port: int, *, tool: str = "word", rate: float = 50, most: int | None = None) -> list[str]:
     """The command of such a client."""
-    return [python, "-m", "benchmarks.mcp_load", str(port), "--tool", tool, "--rate", str(rate)]
+    return [python, "-m", "benchmarks.mcp_load", str(port), "--tool", tool, "--rate", str(rate), *at_most(most)]
 
 
 class Kept:
@@ -56,7 +56,7 @@ class Kept:
             raise
 
 
-async def run(port: int, tool: str, rate: float) -> None:
+async def run(port: int, tool: str, rate: float, most: int | None) -> None:
     client_class: Any = importlib.import_module("mcp.client").Client  # not in the interpreter that measures
 
     def open_client() -> AbstractAsyncContextManager[Any]:
@@ -88,7 +88,7 @@ async def run(port: int, tool: str, rate: float) -> None:
         print_line(Request(kind, at, time.monotonic() - at, failure, said[:200]))
 
     staying = asyncio.create_task(kept.stay())
-    await fire(ask, rate, KINDS, pool=0)
+    await fire(ask, rate, KINDS, most=most, pool=0)
     staying.cancel()
 
 
@@ -104,9 +104,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--tool", default="word")
     parser.add_argument("--rate", type=float, default=50)
+    parser.add_argument("--most", type=int)
     options = parser.parse_args(words)
     gc.disable()
-    asyncio.run(run(options.port, options.tool, options.rate))
+    asyncio.run(run(options.port, options.tool, options.rate, options.most))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_version(meshsup: Command, words: tuple[str, ...]) -> None:
         (("logs", "--grep", "a{99999999999999999999}"), 2, ": no regular expression"),
         (("down", "--timeout", "inf"), 2, "--timeout"),
         (("down", "--timeout", "1e12"), 2, "--timeout"),
-        (("registry", "list", "--url", "localhost:1"), 2, "must start with http://"),
+        (("registry", "list", "--url", "localhost:1"), 2, "--url: must be like http://"),
         (("registry", "list", "--url", "http://127.0.0.1:1"), 1, "does not answer: "),
         (("ps",), 3, "this mesh is not running; start it with `meshsup up`"),
         (("down",), 3, "not running"),

@@ -34,6 +34,10 @@ MESHSUP = Path(sys.executable).with_name("meshsup")
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOT_YET = (AssertionError, OSError, http.client.HTTPException, KeyError, ValueError)
 
+STANDSTILL = 2
+"""Seconds' worth of requests that a load has open at most: a machine that is slower than that is asked less, instead of
+being buried (requests time out after 10 s, and that must be the product's doing)."""
+
 T = TypeVar("T")
 
 
@@ -414,7 +418,7 @@ class Mesh:
 
     def load(self, name: str, **options: Any) -> Load:
         """100 requests a second on the agent, on fresh and kept connections in turn; see http_load."""
-        return Load(http_load(self.port(name), **options))
+        return Load(http_load(self.port(name), **{"most": STANDSTILL * options.get("rate", 100), **options}))
 
     def row(self, name: str) -> dict[str, Any]:
         """The agent in ``ps --json``."""
