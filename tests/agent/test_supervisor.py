@@ -152,7 +152,8 @@ class Mesh:
                 self.supervisor.finish()
             if self.stubborn:
                 self.supervisor.hurry()
-            self.exit_code = await running
+            async with asyncio.timeout(60):  # of virtual time
+                self.exit_code = await running
 
     def phases(self) -> dict[str, str]:
         return {name: str(phase(member.state)) for name, member in self.supervisor.members.items()}
@@ -560,7 +561,8 @@ def test_whoever_asks_for_an_agent_in_the_moment_of_its_removal_gets_an_answer(
             after_turns(turns, lambda: asked.append(mesh.ask(verb, "goes")))
             mesh.processes["goes"].exits(Exit(0))
             await settle()
-            await asyncio.wait([applying, *asked])
+            async with asyncio.timeout(60):
+                await asyncio.wait([applying, *asked])
             assert isinstance(asked[0].exception(), UnknownAgent | None)
             assert all(process.gone for process in mesh.launched if process is not mesh.processes["a"])
 
