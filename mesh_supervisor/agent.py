@@ -151,6 +151,7 @@ class _Life:
     process: Process | None = None
     stop: asyncio.Task[None] | None = None
     patient: bool = False  # its stop gives it time for streams
+    given_up: bool = False  # its launch
 
 
 @dataclass(slots=True)
@@ -274,8 +275,10 @@ class AgentTask:
         life = self._lives.get(generation)
         if life is None:
             return  # gone already; its Exited is in the mailbox
-        if life.process is None:
-            life.task.cancel()  # waits for a slot, or is being launched: there is no process to stop
+        if life.process is None:  # waits for a slot, or is being launched: there is no process to stop
+            if at_once or not life.given_up:  # cancelled again, it has no patience
+                life.task.cancel()
+            life.given_up = True
         elif life.stop is None or at_once or (life.patient and not replaced):
             if life.stop is not None and life.patient:
                 life.stop.cancel()

@@ -173,7 +173,8 @@ class WarmProcess:
     # ---- what it can do ----------------------------------------------------------------------------------------------
 
     async def fork(self, order: Order) -> Child:
-        """Raises NotWarm. A cancelled one leaves no process when it returns, and none that lives for long before."""
+        """Raises NotWarm. A cancelled one leaves no process when it returns, and none that lives for long before; one
+        that is cancelled again does not wait for the template, but ends it."""
         if self.state != "warm":
             raise NotWarm(self.why or f"its template is {self.state}")
         self.hurry()
@@ -229,8 +230,16 @@ class WarmProcess:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await asyncio.shield(self._loop.create_task(_bury(task)))
+            await self._buried(task)
             raise
+
+    async def _buried(self, task: asyncio.Task[Child]) -> None:
+        burial = self._loop.create_task(_bury(task))
+        while not burial.done():
+            try:
+                await asyncio.shield(burial)
+            except asyncio.CancelledError:
+                self._condemn("nobody waits for its answer any more")
 
     async def _fork(self, order: Order) -> Child:
         with _expecting(order.mark):

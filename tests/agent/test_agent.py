@@ -10,7 +10,7 @@ from mesh_supervisor import lifecycle as life
 from mesh_supervisor.errors import MeshError
 from mesh_supervisor.lifecycle import Exit, Phase, Policy, Verdict, verdict_down, verdict_up
 from mesh_supervisor.spec import Backoff, CrashLoop, Kind, Restart
-from tests.agent.fakes import Stage, running
+from tests.agent.fakes import FakeProcess, Stage, running
 from tests.agent.virtual import Stuck, now, run, settle
 
 PATIENT = Policy(backoff=Backoff(initial=1, factor=2, max=8, reset_after=30), crashloop=CrashLoop(crashes=99))
@@ -156,6 +156,36 @@ def test_hurry_gives_up_a_launch() -> None:
             stage.task.hurry()
             await settle()
             assert stage.phase() is Phase.STOPPED
+
+    run(test)
+
+
+def test_only_who_is_in_a_hurry_cancels_a_launch_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first time, what was asked of a template is seen through; the second time it is ended for that."""
+
+    async def test() -> None:
+        stage = Stage()
+        cancelled: list[str] = []
+
+        async def launch(generation: int, start: life.Start) -> FakeProcess:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append("once")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.append("twice")
+            raise AssertionError("unreachable")
+
+        monkeypatch.setattr(stage.launcher, "launch", launch)
+        async with running(stage):
+            await stage.tell(life.Wanted())
+            await stage.tell(life.Unwanted(), life.Unwanted())
+            assert (cancelled, stage.phase()) == (["once"], Phase.DRAINING)
+            stage.task.hurry()
+            await settle()
+            assert (cancelled, stage.phase()) == (["once", "twice"], Phase.STOPPED)
 
     run(test)
 

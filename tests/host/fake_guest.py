@@ -1,6 +1,6 @@
 """A small stand-in for runtime/warm.py: ``python fake_guest.py FD warm LABEL``. Its modules are instructions:
-"hang", "die", "refuse", "flood", "garble", and at a fork: "die at fork", "never fork", "half a fork", "no tag",
-"no session", "unforked", "linger PORT". The program of an instance is Python code, its ``name``."""
+"hang", "die", "refuse", "flood", "garble", and at a fork: "die at fork", "never fork", "half a fork", "stop at fork",
+"no tag", "no session", "unforked", "linger PORT". The program of an instance is Python code, its ``name``."""
 
 from __future__ import annotations
 
@@ -114,6 +114,8 @@ def start(link: socket.socket, packet: dict, descriptors: list[int], told: list[
     os.close(writing)
     os.waitpid(first, 0)
     pid = int(os.read(reading, 20))
+    if "stop at fork" in told:
+        os.kill(os.getpid(), signal.SIGSTOP)
     if "half a fork" in told:
         os.kill(os.getpid(), signal.SIGKILL)
     tell(link, "forked", id=number, pid=pid)

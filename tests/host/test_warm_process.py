@@ -377,6 +377,31 @@ def test_a_launch_that_is_cancelled_leaves_no_process(stage: Stage, moment: int)
     asyncio.run(scenario())
 
 
+def test_a_launch_that_is_cancelled_twice_leaves_no_process_either(stage: Stage) -> None:
+    """Whoever has no patience any more does not wait for a template that hangs, and leaves no instance of it."""
+
+    async def scenario() -> None:
+        async with bench(stage, "stop at fork") as here:
+            await here.process.settled(30)
+            task = asyncio.create_task(here.process.fork(here.order()))
+            await until(lambda: state_of(here.process.pid) == "T")
+            task.cancel()
+            await asyncio.sleep(0.01)
+            assert not task.done(), "once: what was asked of the template is seen through"
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert here.nothing_is_left()
+            assert here.process.state == "over"
+
+    asyncio.run(scenario())
+
+
+def state_of(pid: int) -> str:
+    found = look(pid)
+    return "" if found is None else found.state
+
+
 def kill_template(here: Bench) -> None:
     here.process.child.send(signal.SIGKILL)
 
