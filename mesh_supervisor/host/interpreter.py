@@ -336,12 +336,15 @@ def ask(
 
 
 _asked: set[subprocess.Popen[str]] = set()
+_hung_up = threading.Event()
 
 
 def _answer_of(process: subprocess.Popen[str], told: str) -> tuple[str, str | None]:
     """(stdout, stderr); None for stderr when it did not answer in time."""
     _asked.add(process)
     try:
+        if _hung_up.is_set():  # while it was started: then it was not among those that were silenced
+            _silence(process)
         return process.communicate(told, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         _silence(process)
@@ -351,7 +354,8 @@ def _answer_of(process: subprocess.Popen[str], told: str) -> tuple[str, str | No
 
 
 def hang_up() -> None:
-    """Nobody waits for an answer any more. Otherwise the thread that does would hold up the end of this process."""
+    """Nobody waits for an answer any more: this process ends, and the thread that does would hold that up."""
+    _hung_up.set()
     for process in list(_asked):
         _silence(process)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mesh_supervisor.host import interpreter
 from mesh_supervisor.host.interpreter import (
     Environment,
     InterpreterError,
@@ -255,6 +259,23 @@ def test_it_is_asked_again_only_when_something_was_installed(
         assert str(tmp_path) in (await known.inspect(python)).path
 
     asyncio.run(scenario())
+
+
+def test_one_that_is_just_being_asked_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes between the start of the interpreter and the moment in which it is known to have been started."""
+    monkeypatch.setattr(interpreter, "_hung_up", threading.Event())
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\nexec sleep 600\n")
+    silent.chmod(0o755)
+
+    class Popen(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **keys: Any) -> None:
+            super().__init__(*arguments, **keys)
+            interpreter.hang_up()
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with pytest.raises(InterpreterError, match="it says nothing"):
+        interpreter.inspect(silent, os.environ)
 
 
 @pytest.mark.parametrize(
