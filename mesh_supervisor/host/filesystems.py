@@ -76,6 +76,15 @@ def unescaped(text: str) -> str:
     return text
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Where a listing does not tell kinds (NFS, FUSE) each is looked up, which can fail for more reasons than that it
+    is gone; what cannot be looked at is not entered."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
 def git_locks(roots: Iterable[Path]) -> tuple[Path, ...]:
     """Where git keeps the index locks of the repositories around these roots; worktrees and submodules too."""
     found: dict[Path, None] = {}

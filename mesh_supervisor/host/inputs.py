@@ -17,6 +17,7 @@ from typing import Protocol
 
 import psutil
 
+from mesh_supervisor.host.filesystems import is_folder
 from mesh_supervisor.host.interpreter import (
     Broken,
     Environment,
@@ -216,7 +217,7 @@ class InputFinder:
             except OSError:
                 continue
             for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
+                if not is_folder(entry):
                     yield Path(entry.path)
                 elif (depth is None or level < depth) and not self._passed_over(entry, named, ignored):
                     waiting.append((entry.path, level + 1))

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from mesh_supervisor.host.filesystems import is_folder
+
 INTERVAL = 0.5
 """Seconds between two looks."""
 
@@ -65,7 +67,7 @@ def _files_below(top: str, prunes: Callable[[str], bool]) -> Iterator[str]:
         except OSError:
             continue
         for entry in found:
-            if not entry.is_dir(follow_symlinks=False):
+            if not is_folder(entry):
                 yield entry.path
             elif not prunes(entry.path):
                 waiting.append(entry.path)

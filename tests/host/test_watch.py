@@ -926,6 +926,40 @@ def test_polling_keeps_up_with_changes_of_aim(tmp_path: Path) -> None:
     run(test)
 
 
+def test_polling_goes_on_past_what_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of NFS does not tell kinds: each entry is looked up, and its server says what it likes."""
+
+    class Stale:
+        path = str(tmp_path / "stale")
+
+        def is_dir(self, *, follow_symlinks: bool) -> bool:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    class Listing(list[Any]):
+        def __enter__(self) -> Listing:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return
+
+    really = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: Listing([Stale(), *really(folder)]))
+
+    async def test() -> None:
+        reported: asyncio.Queue[set[str]] = asyncio.Queue()
+        poller = polling.Poller(prunes=lambda folder: False, report=reported.put_nowait)
+        poller.aim((), {str(tmp_path)})
+        poller.start()
+        try:
+            file = written(tmp_path / "new")
+            async with asyncio.timeout(PATIENCE):
+                assert await reported.get() == {str(file)}
+        finally:
+            poller.stop()
+
+    run(test)
+
+
 def test_polling_reports_young_files_again_where_times_are_coarse() -> None:
     second = 1_000_000_000
     coarse = {"/f": (5 * second, 5 * second, 3, 7)}
