@@ -185,13 +185,14 @@ class Book:
 
     def expire(self, now: float) -> list[str]:
         """Mark those whose lease ran out, drop those that were silent for long; returns the newly silent."""
+        over = [a for a, seat in self.seats.items() if not seat.alive and seat.expires + self.retention <= now]
+        for agent in over:
+            self.withdraw(agent)
+        # After those, so that they are still there: a process that was paused for hours finds all of them late.
         silent = [agent for agent, seat in self.seats.items() if seat.alive and seat.expires <= now]
         for agent in silent:
             self._retire(self.seats[agent])
             self._note(self.seats[agent])
-        over = [a for a, seat in self.seats.items() if not seat.alive and seat.expires + self.retention <= now]
-        for agent in over:
-            self.withdraw(agent)
         return silent
 
     # ---- what supervisors do

@@ -546,8 +546,8 @@ def _stamp() -> dict[str, str]:
 
 def _print(sentence: str) -> None:
     """To stderr; a sentence with an agent's words in it must not carry control characters."""
-    # Nobody reads any more: no reason to stop serving agents.
-    with contextlib.suppress(BrokenPipeError):
+    # Nobody reads any more, or the disk of the log is full: no reason to stop serving agents.
+    with contextlib.suppress(OSError):
         print("".join(char if char.isprintable() else "?" for char in sentence), file=sys.stderr, flush=True)
 
 
@@ -555,15 +555,21 @@ def _print(sentence: str) -> None:
 
 
 async def run(sock: socket.socket, store: Path | None, allowed: Collection[str], stop: asyncio.Event) -> None:
-    """Be the registry on ``sock`` (listening) until ``stop``; the last changes are written before it returns."""
+    """Be the registry on ``sock`` (listening) until ``stop``; the last changes are written before it returns. Raises
+    what must not have happened: one that forgets nobody any more, or writes nothing down, is better started anew."""
     registry = Registry(Store(store))
     registry.load()
     address = ipaddress.ip_address(sock.getsockname()[0])
     names = frozenset(_host_name(name) for name in (*allowed, socket.gethostname()))
     app = registry.app(lambda inner: HostGuard(inner, names, address.is_loopback))
     keeper, clock = asyncio.create_task(registry.keep_store()), asyncio.create_task(registry.keep_time())
+    for task in (keeper, clock):
+        task.add_done_callback(lambda _: stop.set())
     try:
         await serve(app, sock, stop=stop)
     finally:
         clock.cancel()
         await registry.close(keeper)
+        await asyncio.wait({clock})
+    if not clock.cancelled():
+        clock.result()

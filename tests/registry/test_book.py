@@ -103,6 +103,16 @@ def test_a_silent_agent_is_unhealthy_after_20_s_and_dropped_after_an_hour() -> N
     assert "clock" not in book.seats
 
 
+def test_after_a_pause_of_hours_all_are_late_before_they_are_dropped() -> None:
+    """Of the process (docker pause). Who is told to be late can still be looked at."""
+    book = Book()
+    post(book, agent("clock", tool("time")), now=0)
+    assert book.expire(20_000) == ["clock"]
+    assert book.seats["clock"].status == "unhealthy"
+    assert book.expire(20_001) == []
+    assert "clock" not in book.seats
+
+
 def test_a_heartbeat_prolongs_and_a_post_revives() -> None:
     book = Book()
     post(book, clock := agent("clock", tool("time")), now=0)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from mesh_supervisor.registry.server import AT_A_MOMENT, PIECE, Registry
+from mesh_supervisor.host.serve import listen
+from mesh_supervisor.registry.server import AT_A_MOMENT, PIECE, Registry, _print, run
 from mesh_supervisor.registry.store import Store
 from tests.registry.bodies import agent, needs, post, providers, tool
 from tests.registry.running import JSON, PATIENCE, Running, eventually, running
@@ -488,6 +490,33 @@ def test_sigterm_ends_it_in_order_although_a_connection_is_open() -> None:
         assert one.stop(signal.SIGTERM) == 0
         kept.close()
     assert not [line for line in one.said if "Traceback" in line], one.said
+
+
+@pytest.mark.parametrize("broken", ["keep_time", "keep_store"])
+def test_it_ends_where_it_would_forget_nobody_or_write_nothing_down(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """A mistake of ours; whoever started it starts it anew."""
+
+    async def mistaken(self: Registry) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Registry, broken, mistaken)
+
+    async def scene() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await run(listen("127.0.0.1", 0), None, [], asyncio.Event())
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(scene())
+
+
+def test_a_full_disk_of_its_log_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        _print("an agent has not been heard of")
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_a_taken_port_is_one_sentence_and_exit_1() -> None:
