@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from mesh_supervisor.host.children import Child, Program
@@ -96,22 +98,35 @@ class Warmly:
         target, guest = self.cold.target, self.cold.guest
         held, descriptors = guest.offer()
         wanted = self.wanted(program)
-        order = Order(
-            mark=mark,
-            program=replace(program, environ=wanted.environ),
-            kind=target.kind,
-            name=target.name,
-            args=target.args,
-            start=self.cold.begin.fields(target, held),
-            output=output,
-            channel=guest.channel.theirs,
-            held=descriptors,
-        )
-        child = await self.warmth.launch(wanted, order)
+        with _kept(descriptors, guest) as kept:
+            order = Order(
+                mark=mark,
+                program=replace(program, environ=wanted.environ),
+                kind=target.kind,
+                name=target.name,
+                args=target.args,
+                start=self.cold.begin.fields(target, held),
+                output=output,
+                channel=guest.channel.theirs,
+                held=kept,
+            )
+            child = await self.warmth.launch(wanted, order)
         if child is None:
             return await self.cold(program, output=output, mark=mark)
         guest.channel.release_theirs()
         return child
+
+
+@contextmanager
+def _kept(descriptors: Iterable[int], guest: Guest) -> Iterator[tuple[int, ...]]:
+    """Copies: until its template has imported everything, what it is to take over may be closed, and the numbers be
+    those of something else. Raises OSError."""
+    copies: list[int] = []
+    try:
+        copies.extend(map(os.dup, descriptors))
+        yield tuple(copies)
+    finally:
+        guest.channel.closing.take(copies)
 
 
 def wanted_by(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -9,13 +11,22 @@ import select
 import socket
 import struct
 import sys
+import tempfile
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from mesh_supervisor.host.children import Child, Program
 from mesh_supervisor.host.closing import Closing
+from mesh_supervisor.host.guest import Guest, Told
 from mesh_supervisor.host.sockets import Asked, HeldSockets, held_from, listening_on
+from mesh_supervisor.host.starting import Begin, Cold, Warmly
+from mesh_supervisor.host.warm import Warmth
+from mesh_supervisor.host.warm_process import Order
 from mesh_supervisor.runtime.drain_sockets import takes_the_last
+from mesh_supervisor.target import Target
+from mesh_supervisor.warmth import Wanted
 from tests.e2e.harness import wait_for
 
 from .lingering import closers, lingering
@@ -52,6 +63,40 @@ def test_who_waits_is_still_accepted_and_who_comes_is_refused_when_nobody_listen
             programs.close()
             assert select.select([], [late], [], 10)[1]
             assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED, "not cut off"
+
+
+def is_open(inode: int) -> bool:
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if fd.stat().st_ino == inode:
+                return True
+    return False
+
+
+def test_what_a_warm_start_takes_over_is_still_there_when_its_template_is_ready() -> None:
+    """Meanwhile its predecessor may close it, and the number be that of a log file or of somebody's connection."""
+    told: list[int] = []
+
+    class Slow:
+        async def launch(self, wanted: Wanted, order: Order) -> Child:
+            sockets.hold(())
+            with tempfile.TemporaryFile():
+                told.append(os.fstat(order.held[0]).st_ino)
+            return cast(Child, object())
+
+    async def scene() -> None:
+        guest = Guest(sockets, Told())
+        target = Target(sys.executable, (), "script", "agent.py", (), ())
+        start = Warmly(cast(Warmth, Slow()), "agent", "fork", frozenset(), Cold(target, guest, Begin()))
+        await start(Program((sys.executable,), {}, Path("/")), output=1, mark="owner/agent/1")
+        guest.close()
+
+    sockets = HeldSockets()
+    held = listening_on("agent", "127.0.0.1", 0)
+    sockets.hold([held])
+    asyncio.run(scene())
+    assert told == [held.inode]
+    wait_for(lambda: not is_open(held.inode))
 
 
 def test_a_long_filter_of_the_programs_own_is_none_of_ours() -> None:
