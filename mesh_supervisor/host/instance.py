@@ -299,6 +299,7 @@ class Instance:
         except TimeoutError:
             raise NotReady(f"not ready after {limit:g} s ({self._said})") from None
         finally:
+            self._deadline = None
             hint.cancel()
             reminder.cancel()
         self._was_ready = True
@@ -508,15 +509,14 @@ class Instance:
                 return f"not live: {answer.said} ({failures} times in a row)"
 
     async def _watchdog_barks(self) -> str:
-        while True:
+        while not self._tripped:  # it may have said so before anybody asked
             self._watchdog.clear()
             try:
                 async with asyncio.timeout(self._watchdog_every):
                     await self._watchdog.wait()
             except TimeoutError:
                 return f"not live: no WATCHDOG=1 for {self._watchdog_every:g} s"
-            if self._tripped:
-                return "not live: it said WATCHDOG=trigger"
+        return "not live: it said WATCHDOG=trigger"
 
 
 def _is_in_session(pid: int, session: int) -> bool:

@@ -35,7 +35,7 @@ from mesh_supervisor.host.notify import (
 )
 from mesh_supervisor.host.peer import SO_PASSRIGHTS
 from mesh_supervisor.host.spawn import Child, Program, is_below, spawn
-from mesh_supervisor.spec import AgentSpec, CommandLine, NotifyProbe, ReadyCheck
+from mesh_supervisor.spec import AgentSpec, CommandLine, LiveCheck, NotifyProbe, ReadyCheck
 
 from .lingering import closers, is_closed, lingering, pipe
 from .stage import PATIENCE, PLAIN, Stage, python, until
@@ -227,6 +227,72 @@ def test_a_program_that_is_ready_before_its_start_is_over_is_heard(stage: Stage)
 
     asyncio.run(run())
 
+
+def test_more_time_that_is_asked_for_when_it_is_ready_already_disturbs_nobody(stage: Stage) -> None:
+    """As systemd's services do before they stop; what else the message says counts."""
+    spec = AgentSpec("agent", CommandLine(("sh",)), stage.directory, ready=ReadyCheck(NotifyProbe()), start_timeout=20)
+    mistakes: list[object] = []
+
+    async def spawned(program: Program, *, output: int, mark: str) -> Child:
+        return spawn(program, output=output, mark=mark)
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: mistakes.append(context))
+        said: list[str] = []
+        one = Instance(
+            spec, stage.mark("agent"), 1, Watchers(line=print, slow=print, status=said.append, swept=print), None
+        )
+        await one.start(Program(python(SEND_MORE), PLAIN, stage.directory), spawned)
+        await one.ready()
+        one.child.send(signal.SIGUSR1)
+        await until(lambda: said or mistakes)
+        await one.stop(at_once=True, replaced=False)
+        await one.ended()
+        assert (said, mistakes) == (["going"], [])
+
+    asyncio.run(run())
+
+
+def test_a_call_for_help_that_comes_before_anybody_asks_is_heard(stage: Stage) -> None:
+    """Whether it lives is asked once it serves, and what it has imported is known; its next interval is far."""
+    live = LiveCheck(NotifyProbe(), interval=600)
+    spec = AgentSpec("agent", CommandLine(("sh",)), stage.directory, ready=ReadyCheck(NotifyProbe()), live=live)
+
+    async def spawned(program: Program, *, output: int, mark: str) -> Child:
+        return spawn(program, output=output, mark=mark)
+
+    async def run() -> str:
+        one = Instance(spec, stage.mark("agent"), 1, Watchers(line=print, slow=print, status=print, swept=print), None)
+        await one.start(Program(python(SEND_FOR_HELP), PLAIN, stage.directory), spawned)
+        await one.ready()
+        async with asyncio.timeout(PATIENCE):
+            why = await one.unwell()
+        await one.stop(at_once=True, replaced=False)
+        await one.ended()
+        return why
+
+    assert asyncio.run(run()) == "not live: it said WATCHDOG=trigger"
+
+
+SEND_FOR_HELP = """
+import os, signal, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+address = os.environ["NOTIFY_SOCKET"]
+s.connect("\\0" + address[1:] if address[0] == "@" else address)
+s.send(b"READY=1\\nWATCHDOG=trigger")
+signal.pause()
+"""
+
+SEND_MORE = """
+import os, signal, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+address = os.environ["NOTIFY_SOCKET"]
+s.connect("\\0" + address[1:] if address[0] == "@" else address)
+signal.signal(signal.SIGUSR1, lambda *_: s.send(b"EXTEND_TIMEOUT_USEC=9000000\\nSTATUS=going"))
+s.send(b"READY=1")
+while True:
+    signal.pause()
+"""
 
 SEND_AND_STAY = """
 import os, signal, socket
