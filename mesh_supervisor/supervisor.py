@@ -300,9 +300,9 @@ class Supervisor:
         ]
         return with_dependencies(self.mesh.agents, wanted)
 
-    def want(self, names: Iterable[str]) -> None:
+    def want(self, names: Collection[str]) -> None:
         """In the order of dependencies; those that must wait do so by themselves."""
-        wanted = set(names)
+        wanted = self.members.keys() & names  # while mesh.toml is applied, one that was removed may still be named
         for level in start_levels(self.mesh.agents):
             for name in level:
                 if name in wanted and (held := self.members[name].held) is not None:

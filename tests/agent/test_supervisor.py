@@ -587,6 +587,26 @@ def test_one_that_is_being_removed_is_not_started_again_for_nobody(mesh: Mesh) -
     run(test)
 
 
+@pytest.mark.parametrize("words", [("start", "a"), ("restart",), ("reload",), ("stop",)])
+def test_commands_while_one_is_removed_already_and_another_not_yet(mesh: Mesh, words: tuple[str, ...]) -> None:
+    async def test() -> None:
+        mesh.stubborn = {"slow"}
+        gone = agent("gone", profiles=("x",))
+        async with mesh.up(mesh.spec(agent("a", "gone"), gone, agent("slow")), profiles=("x",)):
+            mesh.read = mesh.spec(agent("a"))
+            applying = mesh.ask("apply")
+            await settle()
+            assert mesh.supervisor.members.keys() == {"a", "slow"}
+            asked = mesh.ask(*words)
+            await settle()
+            mesh.stubborn = set()
+            mesh.processes["slow"].exits(Exit(0))
+            assert (await applying).ok
+            assert [outcome.agent for outcome in (await asked).outcomes][:1] == ["a"]
+
+    run(test)
+
+
 @pytest.mark.parametrize("turns", TURNS)
 def test_the_mesh_stops_while_somebody_takes_an_agent_over(
     mesh: Mesh, turns: int, monkeypatch: pytest.MonkeyPatch
