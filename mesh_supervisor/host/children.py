@@ -73,11 +73,20 @@ class Child:
         self.program, self.mark = program, mark
 
     def send(self, number: int, *, group: bool = True) -> None:
-        """The signal to its process group, or to it alone, unless it is reaped: until then its pid is nobody else's."""
-        if self.exit is None:
-            self.killed = self.killed or number == signal.SIGKILL
-            with contextlib.suppress(ProcessLookupError):
-                (os.killpg if group else os.kill)(self.pid, number)
+        """The signal to its process group, or to it alone, unless it is reaped: until then its pid is nobody else's.
+
+        One that became another user's (sudo; or root's, and we may kill nobody) goes on, and counts as ended when it is
+        to be killed: nobody can wait for it. The sweep says that it is still there."""
+        if self.exit is not None:
+            return
+        self.killed = self.killed or number == signal.SIGKILL
+        try:
+            (os.killpg if group else os.kill)(self.pid, number)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            if number == signal.SIGKILL:
+                self._finish(Exit(None, why="not permitted, it is another user's and goes on"))
 
     @contextlib.contextmanager
     def being_stopped(self) -> Iterator[None]:

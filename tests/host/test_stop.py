@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host import procfs
+from mesh_supervisor.host.children import living
 from mesh_supervisor.host.procfs import catches
 from mesh_supervisor.host.spawn import Child, Swept, stop, sweep
 from mesh_supervisor.lifecycle import Exit
@@ -163,6 +165,33 @@ def test_a_stop_that_is_hurried_kills_what_the_first_one_waits_for(stage: Stage,
         assert await actor.rest() == b""
 
     asyncio.run(scenario())
+
+
+def test_one_that_we_may_not_signal_is_given_up(stage: Stage, subreaper: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has become another user's, as by sudo."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async def run() -> Child:
+        actor = stage.start(python("import signal; print('up'); signal.pause()"))
+        await actor.line()
+        child = actor.child
+        with monkeypatch.context() as patched:
+            for name in ("kill", "killpg"):
+                patched.setattr(os, name, refuse)
+            patched.setattr(signal, "pidfd_send_signal", refuse)
+            async with asyncio.timeout(PATIENCE):
+                how = await stop(child, signal.SIGTERM, 0.01)
+                left = await sweep(child.mark, child)
+        assert str(how) == "killed: not permitted, it is another user's and goes on"
+        assert [(one.pid, one.killed) for one in left] == [(child.pid, False)]
+        assert child.pid not in living
+        return child
+
+    child = asyncio.run(run())
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitpid(child.pid, 0)
 
 
 def test_one_that_has_ended_already(stage: Stage) -> None:
