@@ -242,8 +242,10 @@ class Selection:
             self._say(f"File changed: {', '.join(sanitize(name) for name in names[:MOST_NAMED])}{more}")
 
     async def catch_up(self, agent: str) -> None:
-        """Watching was switched on again: what changed meanwhile counts."""
-        tracked = self.agents[agent]
+        """Watching was switched on again: what changed meanwhile counts. Of one that is gone, nothing does."""
+        tracked = self.agents.get(agent)
+        if tracked is None:
+            return
         if tracked.withheld:
             self._post(agent, InputsChanged(tracked.withheld))
             return

@@ -605,6 +605,17 @@ def test_an_agent_that_is_removed_while_its_edit_is_looked_at_hears_nothing(proj
     run(test)
 
 
+def test_an_agent_that_was_removed_before_its_turn_has_nothing_to_catch_up_with(project: Project) -> None:
+    async def test() -> None:
+        project.agent("a", "1")
+        await project.start()
+        project.selection.forget("a")
+        await project.selection.catch_up("a")
+        assert project.posted == []
+
+    run(test)
+
+
 def test_why_while_an_agent_is_removed(project: Project) -> None:
     async def test() -> None:
         project.agent("a", "import shared\n")
