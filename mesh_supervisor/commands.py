@@ -275,7 +275,7 @@ class Commands:
         if not words:
             members = self._supervisor.members
             agents = self._supervisor.mesh.agents.items()
-            return [name for name, spec in agents if name in members and (not spec.profiles or members[name].wanted)]
+            return [name for name, spec in agents if not spec.profiles or members[name].wanted]
         return [name for name in self._named(words) if registry or name != REGISTRY]
 
     def _named(self, words: Collection[str]) -> list[str]:

@@ -73,6 +73,8 @@ def heard(*, terminal: bool) -> Generator[Signals, None, None]:
     finally:
         for number in handlers:
             loop.remove_signal_handler(number)
+        # Everything is done. What asks once more ends what is left of us, without a word from a loop that is closing.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def has_terminal() -> bool:

@@ -162,9 +162,12 @@ class Supervisor:
 
     async def _expect(self, names: Iterable[str]) -> None:
         """What was learnt in earlier runs is imported while the registry starts."""
-        preparations = [(one.spec, one.preparation) for name in names if (one := self.members.get(name)) is not None]
-        found = [await one.wanted(spec) for spec, one in preparations if isinstance(one, AgentPreparation)]
-        self.warmth.expect([one for one in found if one is not None])
+        found = []
+        for name in names:
+            member = self.members.get(name)  # mesh.toml may be applied while another one is looked at
+            if member is not None and isinstance(member.preparation, AgentPreparation):
+                found.append(await member.preparation.wanted(member.spec))
+        self.warmth.expect([one for one in found if one is not None and one.agent in self.members])
 
     async def _say_interpreters(self) -> None:
         """Which Python runs whom, and why that one: a wrong guess is the commonest reason of a missing module."""
@@ -282,10 +285,13 @@ class Supervisor:
         task.policy = replace(task.policy, order=launcher.order)
 
     async def remove(self, name: str) -> None:
-        """No longer in mesh.toml: stop it, then forget it."""
+        """No longer in mesh.toml: stop it, then forget it all over in the same moment: others may stop for longer, and
+        commands come meanwhile."""
         self.members[name].task.over = lambda: True  # also who starts it meanwhile would start what nobody ends
         await self.stop(name)
         member = self.members.pop(name)
+        others = {other: spec for other, spec in self.mesh.agents.items() if other != name}
+        self.mesh = self.ground.mesh = replace(self.mesh, agents=others)
         self.coming.discard(name)
         if member.runner is not None:
             member.runner.cancel()
@@ -302,7 +308,7 @@ class Supervisor:
 
     def want(self, names: Collection[str]) -> None:
         """In the order of dependencies; those that must wait do so by themselves."""
-        wanted = self.members.keys() & names  # while mesh.toml is applied, one that was removed may still be named
+        wanted = self.members.keys() & names  # mesh.toml may have been applied since they were chosen
         for level in start_levels(self.mesh.agents):
             for name in level:
                 if name in wanted and (held := self.members[name].held) is not None:

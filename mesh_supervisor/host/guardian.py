@@ -21,6 +21,7 @@ from .sweep import MARK
 _SCRIPT = str(Path(__file__).with_name("guardian_process.py"))
 _IMPORT_PATH = str(Path(__file__).parents[2])
 _PAUSE = 1.0  # seconds before a guardian that was killed is replaced
+_PATIENCE = 2.0  # seconds for one that was let go: it needs some milliseconds, and somebody may have stopped it
 
 
 class Guardian:
@@ -46,7 +47,7 @@ class Guardian:
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
-        """Everything is stopped: let it go without a sweep, and wait for its end."""
+        """Everything is stopped: let it go without a sweep, and wait for its end. One that does not end is killed."""
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -56,6 +57,10 @@ class Guardian:
                 os.write(self._pipe, b".")
             self._let_go()
         if self._child is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self._child.wait()
+            self._child.send(signal.SIGKILL, group=False)
             await self._child.wait()
 
     async def _keep(self) -> None:

@@ -24,6 +24,7 @@ from mesh_supervisor.host.inputs import InputFinder
 from mesh_supervisor.host.interpreter import Interpreter
 from mesh_supervisor.host.logs import LogHub
 from mesh_supervisor.host.statedir import StateDir
+from mesh_supervisor.host.warm import Warmth
 from mesh_supervisor.host.watch import Watcher
 from mesh_supervisor.launcher import AgentPreparation, Phases, Standing
 from mesh_supervisor.lifecycle import Exit, Hold, Order, Phase, Start, phase
@@ -41,6 +42,7 @@ from mesh_supervisor.spec import (
     WatchSpec,
 )
 from mesh_supervisor.supervisor import Supervisor
+from mesh_supervisor.warmth import Wanted
 from tests.agent.fakes import FakeProcess
 from tests.agent.test_enrolment import FakeRegistry
 from tests.agent.virtual import after_turns, now, run, settle
@@ -587,7 +589,40 @@ def test_one_that_is_being_removed_is_not_started_again_for_nobody(mesh: Mesh) -
     run(test)
 
 
-@pytest.mark.parametrize("words", [("start", "a"), ("restart",), ("reload",), ("stop",)])
+@pytest.mark.parametrize("removed", ["a", "b"])
+def test_an_agent_that_goes_while_the_start_looks_at_them_is_not_started(
+    mesh: Mesh, removed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each will import ahead is found out one after the other; mesh.toml is saved while ``a`` is looked at."""
+
+    async def test() -> None:
+        looked = asyncio.Event()
+        found: list[str] = []
+
+        async def wanted(self: AgentPreparation, spec: AgentSpec) -> Wanted:
+            await self.ground.selection.preview(spec.name)
+            if spec.name == "a":
+                await looked.wait()
+            found.append(spec.name)
+            return Wanted(spec.name, "auto", "python", (), {}, "/")
+
+        expected: list[str] = []
+        monkeypatch.setattr(AgentPreparation, "wanted", wanted)
+        monkeypatch.setattr(Warmth, "expect", lambda self, wanted: expected.extend(one.agent for one in wanted))
+        spec = mesh.spec(*map(agent, "abc"))
+        async with mesh.up(spec):
+            mesh.read = mesh.spec(*(one for one in spec.agents.values() if one.name != removed))
+            assert (await mesh.ask("apply")).ok
+            looked.set()
+            await settle()
+            left = sorted(mesh.read.agents)
+            assert (found, expected) == (["a", "c"] if removed == "b" else ["a", "b", "c"], left)
+            assert sorted(mesh.processes) == left
+
+    run(test)
+
+
+@pytest.mark.parametrize("words", [("start", "a"), ("restart",), ("reload",), ("stop",), ("watch-status",)])
 def test_commands_while_one_is_removed_already_and_another_not_yet(mesh: Mesh, words: tuple[str, ...]) -> None:
     async def test() -> None:
         mesh.stubborn = {"slow"}
@@ -602,7 +637,11 @@ def test_commands_while_one_is_removed_already_and_another_not_yet(mesh: Mesh, w
             mesh.stubborn = set()
             mesh.processes["slow"].exits(Exit(0))
             assert (await applying).ok
-            assert [outcome.agent for outcome in (await asked).outcomes][:1] == ["a"]
+            answer = await asked
+            body = answer.body or {}
+            named = [one.agent for one in answer.outcomes] or list(body["agents"])
+            assert named[:1] == ["a"]
+            assert "gone" not in named
 
     run(test)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host.guardian import Guardian
-from mesh_supervisor.host.procfs import everything, status
+from mesh_supervisor.host.procfs import everything, look, status
 from mesh_supervisor.host.sweep import mark_in, of_owner, tag_in
 from tests.e2e.harness import wait_for
 
@@ -168,6 +168,23 @@ def test_a_guardian_that_cannot_be_replaced_at_once_is_replaced_later(
             await until(lambda: guardian.pid not in (None, first))
         finally:
             await guardian.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_guardian_that_somebody_stopped_holds_up_no_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh_supervisor.host.guardian._PATIENCE", 0.1)
+
+    async def scenario() -> None:
+        guardian = Guardian(stage.owner)
+        guardian.start()
+        pid = guardian.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: (found := look(pid)) is not None and found.state == "T")
+        async with asyncio.timeout(PATIENCE):
+            await guardian.close()
+        assert not alive(pid)
 
     asyncio.run(scenario())
 
