@@ -288,10 +288,11 @@ import os, signal, socket
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 address = os.environ["NOTIFY_SOCKET"]
 s.connect("\\0" + address[1:] if address[0] == "@" else address)
-signal.signal(signal.SIGUSR1, lambda *_: s.send(b"EXTEND_TIMEOUT_USEC=9000000\\nSTATUS=going"))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 s.send(b"READY=1")
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGUSR1])
+s.send(b"EXTEND_TIMEOUT_USEC=9000000\\nSTATUS=going")
+signal.pause()
 """
 
 SEND_AND_STAY = """
