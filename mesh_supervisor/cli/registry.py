@@ -107,7 +107,7 @@ def _agents(address: str, timeout: float) -> dict[str, Any]:
     except Endless as error:
         raise RegistryError(
             f"{who} lists more than {LARGEST >> 20} MiB; ask it for a part of that yourself, "
-            f"such as {address}/agents?name=NAME or ?capability=NAME"
+            f"such as {remote.named(place)}{place.path.rstrip('/')}/agents?name=NAME or ?capability=NAME"
         ) from error
     except (OSError, ValueError) as error:  # UnicodeError, a ValueError: no name that could be looked up
         raise RegistryError(f"{who} does not answer: {getattr(error, 'strerror', 0) or error}") from error

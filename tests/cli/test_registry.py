@@ -173,8 +173,9 @@ def test_a_listing_that_is_too_long_is_said_not_cut(ours: Running, monkeypatch: 
     ours.heartbeat(agent("wordy", *[tool(f"tool-{n}", description="x" * 60_000) for n in range(17)]))
     ours.heartbeat(agent("wordier", *[tool(f"tool-{n}", description="x" * 60_000) for n in range(17)]))
     ours.heartbeat(agent("wordiest", *[tool(f"tool-{n}", description="x" * 60_000) for n in range(17)]))
-    with pytest.raises(RegistryError, match=r"lists more than 2 MiB; ask it for a part .*/agents\?name=NAME"):
-        registry._agents(ours.url, 60)
+    with pytest.raises(RegistryError) as error:
+        registry._agents(f"http://user:secret@127.0.0.1:{ours.port}/", 60)
+    assert f"lists more than 2 MiB; ask it for a part of that yourself, such as {ours.url}/agents?" in str(error.value)
 
 
 def test_a_listing_that_is_nested_without_end_is_one_sentence(meshsup: Command) -> None:
