@@ -13,7 +13,7 @@ from mesh_supervisor.agent import AgentTask
 from mesh_supervisor.applying import NO_CHANGE, Applying
 from mesh_supervisor.control.brief import Brief
 from mesh_supervisor.control.messages import Answer, Outcome, Snapshot
-from mesh_supervisor.errors import MeshError, Stopping, UnknownAgent, UsageError, suggestion
+from mesh_supervisor.errors import MeshError, UnknownAgent, UsageError, suggestion
 from mesh_supervisor.events import Event
 from mesh_supervisor.explain import explain, watch_lines, watch_row
 from mesh_supervisor.holding import Holding, by_whom
@@ -79,8 +79,8 @@ class Commands:
 
     async def command(self, verb: str, arguments: Arguments) -> Answer:
         """Raises MeshError: a name that is unknown, a file that cannot be read."""
-        if self._supervisor.over.is_set() and verb != "down":
-            raise Stopping
+        if verb != "down":
+            self._supervisor.check_going()
         return await self._verbs[verb](arguments)
 
     def follow_events(self) -> AsyncIterator[Event]:

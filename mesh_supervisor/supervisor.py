@@ -153,7 +153,6 @@ class Supervisor:
     async def _begin(self, chosen: list[str]) -> None:
         """Beside ``run``, which is told to stop while this still asks interpreters."""
         await self._say_interpreters()
-        chosen = [name for name in chosen if name in self.members]  # mesh.toml may have been applied meanwhile
         self.outputs.bus.publish(event(EventKind.MESH_STARTED, f"mesh {self.mesh.name} started"))
         await self._expect(chosen)
         self.want(chosen)
@@ -205,11 +204,10 @@ class Supervisor:
 
     async def _stop_in_order(self) -> None:
         for level in reversed(start_levels(self.mesh.agents)):
-            await asyncio.gather(*(self.stop(name) for name in level if name in self.members))
+            await asyncio.gather(*map(self.stop, level))
         await asyncio.gather(*(self.stop(name) for name in self.members if name != REGISTRY))
         await self.enrolment.farewell(self._patience_for_goodbyes())
-        if REGISTRY in self.members:
-            await self.stop(REGISTRY)
+        await self.stop(REGISTRY)
 
     def _patience_for_goodbyes(self) -> float:
         """Less when the time for stopping is over: an engine kills us soon."""
@@ -320,7 +318,7 @@ class Supervisor:
 
     async def stop(self, name: str) -> Verdict:
         member = self.members.get(name)
-        if member is None:  # removed since it was to be stopped
+        if member is None:  # removed since it was to be stopped, or never added
             return Verdict(True, "stopped")
         return await member.task.ask(Unwanted(), verdict_down)
 

@@ -14,7 +14,7 @@ SHORTEST_SECRET = 4
 
 # What JSON allows raw inside a string, and a terminal or a careless reader takes for more than a character; and lone
 # surrogates, which no UTF-8 can be made of.
-RISKY_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_RISKY_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _NOT_SECRET = frozenset({"true", "false", "none", "null"})
 
@@ -34,7 +34,7 @@ def one_line(text: str) -> str:
 
 
 def json_text(
-    value: Any, *, indent: int | None = None, compact: bool = False, escaped: re.Pattern[str] = RISKY_IN_JSON
+    value: Any, *, indent: int | None = None, compact: bool = False, escaped: re.Pattern[str] = _RISKY_IN_JSON
 ) -> str:
     """JSON in which no character moves a cursor or turns the writing direction: those become ``\\u009b``, and the
     value is the same. All else stays readable. One line without ``indent``. ``escaped``: other characters instead,

@@ -41,8 +41,8 @@ def answer(url: str, timeout: float) -> tuple[str, int]:
             line, code = _judged(who, *remote.ask(place, "/health", timeout=timeout, most=LARGEST))
         except TimeoutError:
             line, code = f"no answer: {who} does not answer within {timeout:g} s", UNHEALTHY
-        except (OSError, ValueError) as error:  # UnicodeError, a ValueError: no name that could be looked up
-            line, code = f"no answer: {who} does not answer: {getattr(error, 'strerror', 0) or error}", UNHEALTHY
+        except (OSError, ValueError) as error:
+            line, code = f"no answer: {who} does not answer: {remote.why(error)}", UNHEALTHY
     except UsageError as error:
         line, code = f"unclear: {error}", error.exit_code
     return one_line(line), code

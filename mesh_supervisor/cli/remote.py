@@ -35,6 +35,11 @@ def ask(place: SplitResult, path: str, *, timeout: float, most: int) -> tuple[in
         return get(line, place.path.rstrip("/") + path, _of_host(place), deadline=deadline, most=most)
 
 
+def why(error: OSError | ValueError) -> str:
+    """What `ask` raised, in words. UnicodeError, a ValueError: no name that could be looked up."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def _of_host(place: SplitResult) -> str:
     return place.netloc.rpartition("@")[2]
 

@@ -155,11 +155,10 @@ def _refuse_foreign(path: Path, ours: frozenset[int]) -> None:
         )
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in ours:
         raise _foreign(path, link.st_uid)
-    is_open = is_open_to_others(found)
-    if is_open and has_only_ours(path, found, ours):
-        # Kubernetes makes what it mounts writable for a group at every start (fsGroup), and umask 002 what we have not.
-        path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
-        is_open = False
+    mode, left = stat.S_IMODE(found.st_mode), mode_left(path, found, ours)
+    if left != mode:
+        path.chmod(left)
+    is_open = left == mode and is_open_to_others(found)
     # What is mounted there was put there by root, whosever it is: a container's volume.
     if (found.st_uid not in ours or is_open) and not os.path.ismount(path) and not _is_as_we_would_make_it(path, found):
         if found.st_uid not in ours:
@@ -171,6 +170,13 @@ def _refuse_foreign(path: Path, ours: frozenset[int]) -> None:
     _refuse_foreign_inside(path, ours, found.st_uid)
 
 
+def mode_left(path: Path, found: os.stat_result, ours: frozenset[int]) -> int:
+    """What a start leaves of its mode. Kubernetes makes what it mounts writable for a group at every start (fsGroup),
+    and umask 002 what we have not made: that is closed. Raises OSError."""
+    mode = stat.S_IMODE(found.st_mode)
+    return mode & ~OTHERS_WRITE if is_open_to_others(found) and _has_only_ours(path, found, ours) else mode
+
+
 def is_open_to_others(found: os.stat_result) -> bool:
     """Whether others than its owner decide what is in it."""
     if found.st_mode & stat.S_ISVTX:  # as /tmp is: nobody can remove or replace what is ours
@@ -180,7 +186,7 @@ def is_open_to_others(found: os.stat_result) -> bool:
     return bool(found.st_mode & OTHERS_WRITE)
 
 
-def has_only_ours(path: Path, found: os.stat_result, ours: frozenset[int]) -> bool:
+def _has_only_ours(path: Path, found: os.stat_result, ours: frozenset[int]) -> bool:
     """Open to a group, which has left nothing in it. Raises OSError."""
     if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
         return False

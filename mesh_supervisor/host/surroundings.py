@@ -23,7 +23,7 @@ from . import procfs
 from .filesystems import mounts
 from .interpreter import PATIENCE, Interpreter
 from .ports import holder_of
-from .statedir import OTHERS_WRITE, has_only_ours, is_open_to_others
+from .statedir import OTHERS_WRITE, is_open_to_others, mode_left
 
 MOST_FOLDERS = 200_000
 """Folders that are counted; beyond that no limit is high enough anyway."""
@@ -177,7 +177,7 @@ def state_dir_seen(path: Path, root: Path) -> StateDirSeen:
     return StateDirSeen(
         path,
         there=place == path,
-        mode=0o700 if mounted else _mode_left(place, found, ours),
+        mode=0o700 if mounted or place != path else _mode_seen(path, found, ours),
         writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
         ours=mounted or found.st_uid in ours,
         free=shutil.disk_usage(place).free,
@@ -185,12 +185,12 @@ def state_dir_seen(path: Path, root: Path) -> StateDirSeen:
     )
 
 
-def _mode_left(place: Path, found: os.stat_result, ours: frozenset[int]) -> int:
+def _mode_seen(path: Path, found: os.stat_result, ours: frozenset[int]) -> int:
     mode = stat.S_IMODE(found.st_mode)
-    if not is_open_to_others(found):
-        return 0o700 if mode & OTHERS_WRITE else mode
+    if mode & OTHERS_WRITE and not is_open_to_others(found):
+        return 0o700
     with suppress(OSError):  # it cannot be looked into
-        return mode & ~OTHERS_WRITE if has_only_ours(place, found, ours) else mode
+        return mode_left(path, found, ours)
     return mode
 
 
