@@ -9,8 +9,8 @@ import pytest
 
 from mesh_supervisor.control.brief import AgentBrief, Brief
 from mesh_supervisor.service import AGAIN, Reporter, is_settled
-from tests.agent.test_supervisor import Mesh
-from tests.agent.test_supervisor import agent as member
+from tests.agent.meshes import Mesh
+from tests.agent.meshes import agent as member
 from tests.agent.virtual import run
 
 

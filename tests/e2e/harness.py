@@ -416,9 +416,9 @@ class Mesh:
 
         return wait_for(look)
 
-    def load(self, name: str, **options: Any) -> Load:
-        """100 requests a second on the agent, on fresh and kept connections in turn; see http_load."""
-        return Load(http_load(self.port(name), **{"most": STANDSTILL * options.get("rate", 100), **options}))
+    def load(self, name: str, *, rate: int = 100, **options: Any) -> Load:
+        """So many requests a second on the agent, on fresh and kept connections in turn; see http_load."""
+        return Load(http_load(self.port(name), rate=rate, most=STANDSTILL * rate, **options))
 
     def row(self, name: str) -> dict[str, Any]:
         """The agent in ``ps --json``."""

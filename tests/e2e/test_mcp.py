@@ -54,6 +54,10 @@ def start(mesh: Mesh, python: str) -> None:
     mesh.up()
 
 
+def calls(mesh: Mesh, python: str) -> Load:
+    return Load(mcp_load(python, mesh.port("agent"), rate=RATE, most=STANDSTILL * RATE))
+
+
 def said(load: Load, word: str, kind: str) -> bool:
     return any(request.kind == kind and request.said.startswith(f"{word} ") for request in load.so_far())
 
@@ -61,7 +65,7 @@ def said(load: Load, word: str, kind: str) -> bool:
 def test_reloads_lose_no_call(mesh: Mesh, python: str) -> None:
     """Every tenth call by a client that is made for it, the others by one that is kept."""
     start(mesh, python)
-    with Load(mcp_load(python, mesh.port("agent"), rate=RATE, most=STANDSTILL * RATE)) as load:
+    with calls(mesh, python) as load:
         wait_for(lambda: said(load, "word0", KEPT) and said(load, "word0", FRESH))
         for number in range(1, RELOADS + 1):
             mesh.write("agent.py", SOURCE.format(word=f"word{number}"))
@@ -78,7 +82,7 @@ def test_reloads_lose_no_call(mesh: Mesh, python: str) -> None:
 def test_a_newcomer_that_does_not_come_up_loses_no_call(mesh: Mesh, python: str) -> None:
     start(mesh, python)
     pid = mesh.agent("agent").pid
-    with Load(mcp_load(python, mesh.port("agent"), rate=RATE, most=STANDSTILL * RATE)) as load:
+    with calls(mesh, python) as load:
         wait_for(lambda: said(load, "word0", KEPT))
         mesh.write("agent.py", SOURCE.format(word="broken").replace("@app.tool()", "@app.tool(unknown_thing)"))
         assert "unknown_thing" in str(mesh.wait_rejected("agent").rejection)
@@ -93,7 +97,7 @@ def test_kill_9_refuses_no_fresh_client(mesh: Mesh, python: str) -> None:
     """What was open at the kill may fail; who comes afterwards waits for the next instance."""
     start(mesh, python)
     pid = mesh.agent("agent").pid or 0
-    with Load(mcp_load(python, mesh.port("agent"), rate=RATE, most=STANDSTILL * RATE)) as load:
+    with calls(mesh, python) as load:
         wait_for(lambda: said(load, "word0", FRESH))
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not alive(pid))

@@ -146,6 +146,11 @@ def held(pid: int) -> Iterator[int]:
         os.close(pidfd)
 
 
+def is_stopped(pid: int) -> bool:
+    found = look(pid)
+    return found is not None and found.state == "T"
+
+
 def ended(pidfd: int, patience: float = PATIENCE) -> bool:
     """Whether the process is dead, within ``patience`` seconds; 0: now."""
     poll = select.poll()

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from mesh_supervisor.host.guardian import Guardian
-from mesh_supervisor.host.procfs import everything, look, status
+from mesh_supervisor.host.procfs import everything, status
 from mesh_supervisor.host.sweep import mark_in, of_owner, tag_in
 from tests.e2e.harness import wait_for
 
-from .stage import PATIENCE, PLAIN, Stage, alive, ended, held, python, until
+from .stage import PATIENCE, PLAIN, Stage, alive, ended, held, is_stopped, python, until
 from .test_sweep import WAYS, leaver
 
 SUPERVISOR = """
@@ -181,7 +181,7 @@ def test_a_guardian_that_somebody_stopped_holds_up_no_end(stage: Stage, monkeypa
         pid = guardian.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        await until(lambda: (found := look(pid)) is not None and found.state == "T")
+        await until(lambda: is_stopped(pid))
         async with asyncio.timeout(PATIENCE):
             await guardian.close()
         assert not alive(pid)

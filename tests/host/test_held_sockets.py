@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import errno
 import os
@@ -27,7 +26,7 @@ from mesh_supervisor.host.warm_process import Order
 from mesh_supervisor.runtime.drain_sockets import takes_the_last
 from mesh_supervisor.target import Target
 from mesh_supervisor.warmth import Wanted
-from tests.e2e.harness import wait_for
+from tests.e2e.harness import open_files, wait_for
 
 from .lingering import closers, lingering
 
@@ -65,14 +64,6 @@ def test_who_waits_is_still_accepted_and_who_comes_is_refused_when_nobody_listen
             assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED, "not cut off"
 
 
-def is_open(inode: int) -> bool:
-    for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if fd.stat().st_ino == inode:
-                return True
-    return False
-
-
 def test_what_a_warm_start_takes_over_is_still_there_when_its_template_is_ready() -> None:
     """Meanwhile its predecessor may close it, and the number be that of a log file or of somebody's connection."""
     told: list[int] = []
@@ -94,9 +85,10 @@ def test_what_a_warm_start_takes_over_is_still_there_when_its_template_is_ready(
     sockets = HeldSockets()
     held = listening_on("agent", "127.0.0.1", 0)
     sockets.hold([held])
+    assert f"socket:[{held.inode}]" in open_files(os.getpid())
     asyncio.run(scene())
     assert told == [held.inode]
-    wait_for(lambda: not is_open(held.inode))
+    wait_for(lambda: f"socket:[{held.inode}]" not in open_files(os.getpid()))
 
 
 def test_a_long_filter_of_the_programs_own_is_none_of_ours() -> None:

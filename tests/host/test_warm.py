@@ -26,6 +26,7 @@ from mesh_supervisor.host.warm import How, Warmth
 from mesh_supervisor.lifecycle import Exit
 from mesh_supervisor.target import Target
 from mesh_supervisor.warmth import Choice, Way
+from tests.agent.virtual import after_turns
 
 from .stage import PLAIN, Stage, alive, until
 
@@ -439,22 +440,21 @@ def test_it_ends_also_when_a_verdict_comes_in_that_moment(
     """A cancellation that comes together with a result is a cancellation (asyncio.wait_for of Python 3.11 loses it)."""
 
     async def scenario() -> None:
-        loop = asyncio.get_running_loop()
         async with mesh(stage) as here:
             cancelled = asyncio.Event()
 
-            def cancel_after(turns: int) -> None:
-                if turns:
-                    loop.call_soon(cancel_after, turns - 1)
-                else:
-                    here.runner.cancel()
-                    cancelled.set()
+            def cancel() -> None:
+                here.runner.cancel()
+                cancelled.set()
 
             class Put(asyncio.Queue[Packet]):
                 def put_nowait(self, item: Packet) -> None:
                     super().put_nowait(item)
                     if item["is"] == "judged" and not cancelled.is_set():
-                        cancel_after(turns)
+                        if turns:
+                            after_turns(turns - 1, cancel)
+                        else:
+                            cancel()
 
             monkeypatch.setattr("mesh_supervisor.host.warm_process.asyncio.Queue", Put)
             here.install("light", "dies")

@@ -26,7 +26,7 @@ from mesh_supervisor.lifecycle import Exit
 from mesh_supervisor.warmth import Verdict
 
 from .lingering import closers
-from .stage import PATIENCE, PLAIN, Stage, alive, until
+from .stage import PATIENCE, PLAIN, Stage, alive, is_stopped, until
 
 FAKE = Path(__file__).with_name("fake_guest.py")
 WAITS = "import os, signal, sys; print(os.getpid(), os.environ['MESHSUP_INSTANCE'], flush=True); signal.pause()"
@@ -384,7 +384,7 @@ def test_a_launch_that_is_cancelled_twice_leaves_no_process_either(stage: Stage)
         async with bench(stage, "stop at fork") as here:
             await here.process.settled(30)
             task = asyncio.create_task(here.process.fork(here.order()))
-            await until(lambda: state_of(here.process.pid) == "T")
+            await until(lambda: is_stopped(here.process.pid))
             task.cancel()
             await asyncio.sleep(0.01)
             assert not task.done(), "once: what was asked of the template is seen through"
@@ -395,11 +395,6 @@ def test_a_launch_that_is_cancelled_twice_leaves_no_process_either(stage: Stage)
             assert here.process.state == "over"
 
     asyncio.run(scenario())
-
-
-def state_of(pid: int) -> str:
-    found = look(pid)
-    return "" if found is None else found.state
 
 
 def kill_template(here: Bench) -> None:
